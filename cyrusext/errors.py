@@ -1,0 +1,155 @@
+"""The error tree of cyrusext: each class says whose fault it is and how a command ends on it.
+
+Rule: an exception carries two texts.  ``str(error)`` is for the operator and the log; ``public`` is what may be told
+to a peer, and holds no path, configuration or identifier of ours.  Exit codes follow sysexits(3) where it has one.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CyrusExtError(Exception):
+    """Base of every error that cyrusext raises on purpose."""
+
+    code: ClassVar[str] = "error"
+    """Stable name, used in logs and tests."""
+    exit_code: ClassVar[int] = 75
+    """Exit status of a command that ends on this error (DESIGN 10)."""
+
+    def __init__(self, message: str, *, public: str = "") -> None:
+        super().__init__(message)
+        self.public = public or message
+
+
+class ProtocolError(CyrusExtError):
+    """Base of protocol errors."""
+
+    code = "protocol"
+
+
+class LocalProtocolError(ProtocolError):
+    """Our own caller asked for something that the protocol does not allow."""
+
+    code = "protocol-local"
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent something that the protocol does not allow.
+
+    ``fatal`` is true when message boundaries can no longer be trusted and the connection has to be closed.
+    """
+
+    code = "protocol-remote"
+
+    def __init__(self, message: str, *, public: str = "", fatal: bool = False) -> None:
+        super().__init__(message, public=public)
+        self.fatal = fatal
+
+
+class InvalidName(CyrusExtError):
+    """A mailbox name, location or ACL that no record can hold (model.check_name)."""
+
+    code = "invalid-name"
+    exit_code = 2
+
+
+class LookupUnavailable(CyrusExtError):
+    """The lookup can not answer now: callers turn this into a temporary failure, never into "no" (DESIGN rule 1)."""
+
+    code = "lookup-unavailable"
+    exit_code = 69
+
+
+class IndexUnavailable(LookupUnavailable):
+    """There is no index at this place, or it can not be opened."""
+
+    code = "index-unavailable"
+
+
+class IndexCorrupt(LookupUnavailable):
+    """The index is damaged: a checksum, an offset or a length is wrong."""
+
+    code = "index-corrupt"
+
+
+class IndexVersion(LookupUnavailable):
+    """The index has a format that this version of cyrusext does not read."""
+
+    code = "index-version"
+
+
+class StoreError(CyrusExtError):
+    """The store refused or failed a transaction; nothing of it was applied."""
+
+    code = "store"
+
+
+class StoreConflict(StoreError):
+    """A record was not as the writer expected (its ``seq`` had moved on)."""
+
+    code = "store-conflict"
+
+
+class StoreCorrupt(StoreError):
+    """A record or the store's own structure failed its check."""
+
+    code = "store-corrupt"
+
+
+class StoreFull(StoreError):
+    """No space: the disk, the quota or the reserved map is full."""
+
+    code = "store-full"
+
+
+class StoreVersion(StoreError):
+    """The store was written by a version whose format this one does not open."""
+
+    code = "store-version"
+    exit_code = 78
+
+
+class DirectoryError(CyrusExtError):
+    """The directory did not take or give a record."""
+
+    code = "directory"
+
+
+class DirectoryUnavailable(DirectoryError):
+    """The directory can not be reached or has no majority; the outcome of a write in flight is unknown."""
+
+    code = "directory-unavailable"
+    exit_code = 69
+
+
+class NodeUnavailable(CyrusExtError):
+    """The node's control socket does not answer."""
+
+    code = "node-unavailable"
+    exit_code = 69
+
+
+class ConfigError(CyrusExtError):
+    """The configuration is wrong: names file, key and what was expected."""
+
+    code = "config"
+    exit_code = 78
+
+
+class DeliveryError(CyrusExtError):
+    """A delivery did not succeed."""
+
+    code = "delivery"
+
+
+class DeliveryTemporary(DeliveryError):
+    """The sender should try again (4xx)."""
+
+    code = "delivery-temporary"
+
+
+class DeliveryPermanent(DeliveryError):
+    """Trying again will not help (5xx)."""
+
+    code = "delivery-permanent"

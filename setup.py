@@ -1,0 +1,80 @@
+"""Extension modules of cyrusext; everything else is in pyproject.toml.
+
+CYREXT_DEBUG=1 builds with assertions, fail-points and no optimisation.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("CYREXT_DEBUG") == "1"
+
+LIBCYREXT = [
+    "csrc/libcyrusext/env.c",
+    "csrc/libcyrusext/error.c",
+    "csrc/libcyrusext/heartbeat.c",
+    "csrc/libcyrusext/key.c",
+    "csrc/libcyrusext/reader.c",
+    "csrc/libcyrusext/record.c",
+    "csrc/libcyrusext/writer.c",
+]
+
+CFLAGS = ["-std=gnu11", *(["-O0", "-g", "-DCYX_FAILPOINTS=1"] if DEBUG else ["-O2"])]
+
+NEEDED = {
+    "lmdb.h": ("the store", "lmdb", "liblmdb-dev"),
+    "sasl/sasl.h": ("logins", "sasl2", "libsasl2-dev"),
+}
+
+
+def missing_headers() -> list[str]:
+    """Return one sentence for each development file that the compiler does not find."""
+    cc = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if cc is None:
+        return ["no C compiler found (Debian: gcc)"]
+    found = []
+    with tempfile.TemporaryDirectory() as tmp:
+        for header, (purpose, library, package) in NEEDED.items():
+            source = Path(tmp) / "probe.c"
+            source.write_text(f"#include <stddef.h>\n#include <stdio.h>\n#include <{header}>\nint main(void){{return 0;}}\n")
+            command = [*cc.split(), *os.environ.get("CPPFLAGS", "").split(), str(source), "-o", f"{tmp}/probe"]
+            command += [*os.environ.get("LDFLAGS", "").split(), f"-l{library}"]
+            if subprocess.run(command, capture_output=True, check=False).returncode:
+                found.append(f"<{header}> and lib{library}, for {purpose} (Debian: {package})")
+    return found
+
+
+def extensions() -> list[Extension]:
+    return cythonize(
+        [
+            Extension(
+                "cyrusext.index._cyx",
+                ["cyrusext/index/_cyx.pyx", *LIBCYREXT],
+                include_dirs=["csrc/include", "csrc/libcyrusext"],
+                libraries=["lmdb"],
+                extra_compile_args=CFLAGS,
+            ),
+            Extension("cyrusext.wire._framer", ["cyrusext/wire/_framer.pyx"], extra_compile_args=CFLAGS),
+            Extension("lmtp_router.protocol._scan", ["lmtp_router/protocol/_scan.pyx"], extra_compile_args=CFLAGS),
+        ],
+        language_level=3,
+        build_dir="build/cython",
+    )
+
+
+BUILDS = {"build_ext", "bdist_wheel", "editable_wheel", "develop", "install", "build"}
+
+if BUILDS.intersection(sys.argv):
+    absent = missing_headers()
+    if absent:
+        raise SystemExit("cyrusext can not be built, missing: " + "; ".join(absent))
+
+setup(ext_modules=extensions(), cffi_modules=["cyrusext/net/_sasl_build.py:ffi"])
