@@ -44,7 +44,9 @@ def missing_headers() -> list[str]:
     with tempfile.TemporaryDirectory() as tmp:
         for header, (purpose, library, package) in NEEDED.items():
             source = Path(tmp) / "probe.c"
-            source.write_text(f"#include <stddef.h>\n#include <stdio.h>\n#include <{header}>\nint main(void){{return 0;}}\n")
+            source.write_text(
+                f"#include <stddef.h>\n#include <stdio.h>\n#include <{header}>\nint main(void){{return 0;}}\n"
+            )
             command = [*cc.split(), *os.environ.get("CPPFLAGS", "").split(), str(source), "-o", f"{tmp}/probe"]
             command += [*os.environ.get("LDFLAGS", "").split(), f"-l{library}"]
             if subprocess.run(command, capture_output=True, check=False).returncode:
@@ -76,5 +78,6 @@ if BUILDS.intersection(sys.argv):
     absent = missing_headers()
     if absent:
         raise SystemExit("cyrusext can not be built, missing: " + "; ".join(absent))
-
-setup(ext_modules=extensions(), cffi_modules=["cyrusext/net/_sasl_build.py:ffi"])
+    setup(ext_modules=extensions(), cffi_modules=["cyrusext/net/_sasl_build.py:ffi"])
+else:
+    setup()  # metadata and the source distribution need no compiler
