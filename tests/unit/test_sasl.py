@@ -1,0 +1,140 @@
+"""Logins: libsasl2 with its own sasldb, and the password file."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from cyrusext.errors import ConfigError
+from cyrusext.net.sasl import FileLogins, LoginPool, LoginRefused, LoginUnavailable
+
+SASLDB = """
+import sys
+from cyrusext.net._sasl import ffi, lib
+from cyrusext.net.sasl import LoginRefused, SaslLogins
+logins = SaslLogins(service="mupdate", hostname="node1", realm=sys.argv[1], options={
+    "pwcheck_method": "auxprop", "auxprop_plugin": "sasldb", "sasldb_path": sys.argv[2], "mech_list": "PLAIN"})
+exchange = logins.exchange()
+conn = exchange._holder[0]
+assert lib.sasl_setpass(conn, b"murder", b"secret", 6, ffi.NULL, 0, lib.SASL_SET_CREATE) == lib.SASL_OK
+exchange.close()
+
+def login(initial):
+    exchange = logins.exchange()
+    try:
+        return exchange.start("PLAIN", initial)
+    finally:
+        exchange.close()
+
+step = login(b"\\0murder\\0secret")
+assert (step.done, step.username) == (True, "murder"), step
+assert login(b"murder\\0murder\\0secret").username == "murder"
+for wrong in (b"\\0murder\\0wrong", b"\\0nobody\\0secret", b"", b"junk", b"other\\0murder\\0secret", b"\\0murder\\0"):
+    try:
+        login(wrong)
+    except LoginRefused as error:
+        assert "secret" not in str(error), error
+    else:
+        raise AssertionError(wrong)
+exchange = logins.exchange()
+first = exchange.start("PLAIN", None)
+assert not first.done, first
+assert exchange.step(b"\\0murder\\0secret").done
+exchange.close()
+exchange.close()
+try:
+    logins.exchange().start("NO-SUCH", b"")
+except LoginRefused:
+    print("good")
+"""
+
+
+@pytest.mark.parametrize("realm", ["", "cluster.example"])
+def test_sasldb_through_libsasl2(tmp_path: Path, realm: str) -> None:
+    # libsasl2's options are set once in a process, so the check has a process of its own
+    command = [sys.executable, "-c", SASLDB, realm, str(tmp_path / "sasldb2")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "good\n"), done.stderr
+
+
+@pytest.fixture
+def password_file(tmp_path: Path) -> Path:
+    path = tmp_path / "passwords"
+    path.write_text("# the murder\nmurder:pass:word\nother:x\n")
+    path.chmod(0o600)
+    return path
+
+
+def test_password_file_takes_the_right_password_only(password_file: Path) -> None:
+    logins = FileLogins(password_file)
+    assert logins.exchange().start("plain", b"\0murder\0pass:word").username == "murder"
+    assert logins.exchange().start("PLAIN", b"murder\0murder\0pass:word").done
+    for wrong in (b"\0murder\0pass", b"\0murder\0", b"\0nobody\0x", b"\0\0", b"x", b"other\0murder\0pass:word"):
+        with pytest.raises(LoginRefused):
+            logins.exchange().start("PLAIN", wrong)
+    with pytest.raises(LoginRefused):
+        logins.exchange().start("SCRAM-SHA-1", b"n,,n=murder,r=x")
+
+
+def test_password_file_is_asked_for_the_response_when_there_was_none(password_file: Path) -> None:
+    exchange = FileLogins(password_file).exchange()
+    assert exchange.start("PLAIN", None) == (False, b"", "")
+    assert exchange.step(b"\0other\0x").username == "other"
+
+
+def test_password_file_is_read_again_when_changed(password_file: Path) -> None:
+    logins = FileLogins(password_file)
+    fresh = password_file.with_name("fresh")
+    fresh.write_text("murder:new\n")
+    fresh.chmod(0o600)
+    fresh.rename(password_file)
+    assert logins.exchange().start("PLAIN", b"\0murder\0new").done
+    password_file.unlink()
+    with pytest.raises(LoginUnavailable):
+        logins.exchange().start("PLAIN", b"\0murder\0new")
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "said"), [("murder:x\n", 0o644, "others"), ("murder\n", 0o600, ":1: expected")]
+)
+def test_password_file_that_is_wrong_is_refused(tmp_path: Path, text: str, mode: int, said: str) -> None:
+    path = tmp_path / "passwords"
+    path.write_text(text)
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match=said):
+        FileLogins(path)
+
+
+def test_pool_refuses_when_too_many_wait() -> None:
+    gate = threading.Event()
+
+    async def crowd() -> None:
+        pool = LoginPool(threads=1, queued=2)
+        waiting = [asyncio.ensure_future(pool.run(gate.wait)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(LoginUnavailable, match="too many"):
+            await pool.run(gate.wait)
+        gate.set()
+        assert await asyncio.gather(*waiting) == [True, True]
+        assert await pool.run(lambda: 7) == 7
+        pool.close()
+
+    asyncio.run(crowd())
+
+
+def test_pool_gives_up_a_step_that_hangs() -> None:
+    gate = threading.Event()
+
+    async def hang() -> None:
+        pool = LoginPool(threads=1, queued=2)
+        with pytest.raises(LoginUnavailable, match="too long"):
+            await pool.run(gate.wait, timeout_s=0.05)
+        gate.set()
+        pool.close()
+
+    asyncio.run(hang())
