@@ -1,0 +1,100 @@
+"""The life of a daemon: start the services in order, wait, stop them in reverse.
+
+Rule: a service that was started is stopped, whatever fails later; signal handlers only set flags; and no stop takes
+longer than its bound, so that the daemon always ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from cyrusext.runtime import logging, systemd
+
+log = logging.get()
+
+
+class Service(Protocol):
+    """A part of a daemon.  `start` returns when it serves, or raises; `stop` is itself bounded and may be cancelled."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Lifecycle:
+    """Runs `services`; the later ones may rely on the earlier ones from their start to their stop."""
+
+    def __init__(self, services: Sequence[Service], *, stop_timeout_s: float = 10.0) -> None:
+        self._services = services
+        self._stop_timeout_s = stop_timeout_s
+        self._stopping = asyncio.Event()
+        self._reason = ""
+        self._exit_code = 0
+
+    def request_stop(self, reason: str, exit_code: int = 0) -> None:
+        """Ask for an orderly end; the first reason counts.  To be called on the loop's thread."""
+        if not self._stopping.is_set():
+            self._reason, self._exit_code = reason, exit_code
+            self._stopping.set()
+
+    async def run(self, ready: Callable[[], None] | None = None, *, reload: Callable[[], None] | None = None) -> int:
+        """Start all, call `ready`, wait for SIGTERM, SIGINT or `request_stop`, stop all; return the exit status.
+
+        SIGHUP calls `reload`, and is ignored when there is none.  Raises what a `start` raised, after stopping what
+        had been started.
+        """
+        started: list[Service] = []
+        with self._signals(reload):
+            try:
+                for service in self._services:
+                    if self._stopping.is_set():
+                        break
+                    await service.start()
+                    started.append(service)
+                if not self._stopping.is_set():
+                    systemd.notify("READY=1")
+                    if ready is not None:
+                        ready()
+                    await self._wait()
+                log.info("lifecycle.stopping", reason=self._reason)
+            finally:
+                systemd.notify("STOPPING=1")
+                for service in reversed(started):
+                    await self._stop(service)
+        return self._exit_code
+
+    async def _wait(self) -> None:
+        """Wait for the request to stop; tell systemd's watchdog meanwhile that the loop still turns."""
+        period_s = systemd.watchdog_period_s()
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), period_s)
+            systemd.notify("WATCHDOG=1")
+
+    async def _stop(self, service: Service) -> None:
+        try:
+            await asyncio.wait_for(service.stop(), self._stop_timeout_s)
+        except TimeoutError:
+            log.error("lifecycle.stop_timeout", service=service.name, seconds=self._stop_timeout_s)
+        except Exception as error:
+            log.error("lifecycle.stop_failed", service=service.name, error=error, exc_info=error)
+
+    @contextlib.contextmanager
+    def _signals(self, reload: Callable[[], None] | None) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.request_stop, signal.Signals(number).name)
+        loop.add_signal_handler(signal.SIGHUP, reload or (lambda: None))
+        try:
+            yield
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
