@@ -1,0 +1,52 @@
+"""Where MUPDATE as spoken by Cyrus differs from RFC 3656, by name.
+
+Rule: no silent leniency.  Each deviation that the code keeps or refuses has a member here, whose value says what is
+done and why; the code that does it and the test that proves it name the member.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Quirk(enum.Enum):
+    """A deviation from RFC 3656, or from the stock master where the RFC leaves the choice."""
+
+    # What Cyrus does and we do too.
+    QUOTED_MECHANISMS = "mechanisms in the AUTH banner line are quoted strings, not atoms"
+    LOGOUT_OK = "LOGOUT is answered by OK, not by BYE"
+    BAD_BEFORE_LOGIN = "a command before the login is answered by BAD, not by NO"
+    LONG_TAGS = "tags may be longer than 14 octets and hold any printable byte that is no string or literal mark"
+    STRINGS_ONLY = "an argument must be a string: an atom is BAD, and so are two blanks"
+    BARE_LF = "a line may end in LF alone"
+    ANY_ESCAPE = "in a quoted string a backslash quotes any byte"
+    EIGHT_BIT = "quoted strings and literals may hold 8-bit bytes; they are opaque"
+    LITERAL_PLUS = "all names, locations and ACLs leave as non-synchronising literals"
+    DEACTIVATE = "DEACTIVATE exists (missing in the ABNF)"
+    COMPRESS = "COMPRESS exists in Cyrus; here it is not offered, and so not recognized"
+    PARTIAL_UPDATE = "UPDATE may name up to 30 hosts"
+    UNDEFINED_ERROR = 'a failed login is NO "undefined error!", whatever the reason'
+    EMPTY_CHALLENGE = "an empty SASL item is an empty line"
+
+    # What Cyrus does and we do otherwise, towards what the RFC asks or what its own clients need.
+    QUOTED_TEXT = (
+        "reply text is always quoted; the stock master leaves it bare after STARTTLS, COMPRESS and a cancelled "
+        "AUTHENTICATE, which its own client can not read"
+    )
+    NUL_REFUSED = "a NUL in a literal is BAD; the stock master reads the rest of the literal as a command"
+    LITERAL_AFTER_BAD = "the literals of a refused command are read past; the stock master reads them as commands"
+    LITERAL_LIMIT = "a literal over the limit is BAD; the stock master exits"
+    RESERVE_KEEPS_ACTIVE = (
+        "RESERVE by the owner of an active mailbox leaves it active; stock demotes it and loses the ACL"
+    )
+    RESERVE_SAME_SERVER = "ownership compares servers; stock compares the whole location"
+    ACTIVATE_OWNED = "ACTIVATE of a mailbox that is active elsewhere is NO; stock overwrites"
+    DEACTIVATE_OWNED = "DEACTIVATE by another server is NO; stock overwrites the location"
+    DEACTIVATE_AGAIN = "DEACTIVATE of a reserved mailbox by its server is OK; stock crashes"
+    DEACTIVATE_ABSENT = "DEACTIVATE of an unknown mailbox is NO; stock crashes"
+    DELETE_ABSENT = 'DELETE of an unknown mailbox is OK "already deleted" (RFC: NO); stock crashes'
+    EMPTY_NAME = "an empty mailbox name is NO; stock stores it and its backends then refuse to start"
+    NAME_LENGTH = "a name over 490 bytes is NO; stock takes some and dies of others"
+    LOCATION_FORM = "a location without server and ! is NO; stock stores any string"
+    ACL_OPAQUE = "an ACL comes back byte for byte; stock loses one that has no TABs"
+    PUSH_AT_ONCE = "changes are pushed at once; stock waits up to 5 s or for a NOOP"
