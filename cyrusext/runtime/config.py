@@ -18,6 +18,7 @@ import msgspec
 
 from cyrusext.backends import Backend, Backends
 from cyrusext.errors import ConfigError
+from cyrusext.net import address
 from cyrusext.runtime.config_schema import (
     SECTIONS,
     BackendSection,
@@ -33,7 +34,6 @@ from cyrusext.runtime.config_schema import (
     Section,
     SieveSection,
     UsersSection,
-    parse_address,
     parse_size,
 )
 
@@ -226,8 +226,8 @@ _ADDRESS_LISTS: dict[type[Section], tuple[str, ...]] = {
 
 def _address_fault(text: str) -> str:
     try:
-        parse_address(text)
-    except ValueError as error:
+        address.parse(text)
+    except ConfigError as error:
         return str(error)
     return ""
 

@@ -6,10 +6,9 @@ it.  An empty file is a valid configuration of one machine without LDAP.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -18,50 +17,6 @@ from cyrusext.names import NameRules
 
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)?", re.ASCII)
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-
-
-class Address(NamedTuple):
-    """A place to listen at: either ``host`` and ``port``, or the path of a UNIX socket."""
-
-    host: str
-    port: int
-    path: str
-
-    @property
-    def is_local(self) -> bool:
-        """Only processes of this machine can connect."""
-        if self.path or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-
-def parse_address(text: str) -> Address:
-    """Parse ``host:port``, ``[v6]:port`` or ``unix:/path``; raises ValueError saying what was expected."""
-    expected = f"expected host:port, [v6]:port or unix:/path, got {text!r}"
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        if not path.startswith("/"):
-            raise ValueError(f"expected an absolute path after unix:, got {text!r}")
-        if len(path.encode()) > 107:
-            raise ValueError(f"path of a UNIX socket is longer than 107 bytes: {text!r}")
-        return Address("", 0, path)
-    host, mark, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-        try:
-            ipaddress.IPv6Address(host.partition("%")[0])
-        except ValueError:
-            raise ValueError(expected) from None
-    elif ":" in host:
-        raise ValueError(expected)
-    if not mark or not host or any(character.isspace() for character in host):
-        raise ValueError(expected)
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65536):
-        raise ValueError(f"expected a port from 0 to 65535 after the last colon, got {text!r}")
-    return Address(host, int(port), "")
 
 
 def parse_size(text: str) -> int:

@@ -1,0 +1,198 @@
+"""Whether a configuration can work here: values against each other, against this machine, against this version.
+
+Rule: `findings` is the one list; `cyrusext config check` prints all of it, and a daemon starts with `require`, which
+raises for the faults that concern it and returns the notices that it has to log.  A key without a function in this
+version is in `NOT_YET`: a fault where ignoring it would do something else than asked, else a notice.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from cyrusext.errors import ConfigError
+from cyrusext.net import address
+from cyrusext.runtime.config import Config
+from cyrusext.runtime.config_schema import SECTIONS
+
+Daemon = Literal["node", "lmtp-router"]
+
+_CONCERNS: dict[Daemon, frozenset[str]] = {
+    "node": frozenset(SECTIONS) - {"lmtp", "sieve"},
+    "lmtp-router": frozenset({"node", "names", "users", "backends", "lookup", "lmtp", "log", "metrics", "ldap"}),
+}
+
+_SERVES_OTHERWISE = "leave it out; ignoring it would not do what it asks for"
+_NOTHING_LISTENS = "nothing listens there"
+
+NOT_YET: dict[tuple[str, str], tuple[bool, str]] = {
+    ("node", "follow"): (True, _SERVES_OTHERWISE),
+    ("node", "cluster_id"): (False, "it has no effect with one node"),
+    ("mupdate", "mode"): (True, 'only "standard" is served'),
+    ("mupdate", "tls_cert"): (True, "STARTTLS is not offered"),
+    ("mupdate", "tls_key"): (True, "STARTTLS is not offered"),
+    ("mupdate", "tls_client_ca"): (True, "STARTTLS is not offered"),
+    ("mupdate", "order"): (True, 'every client gets the order "cyrus"'),
+    ("users", "source"): (True, "a user's server is that of the INBOX' record; use `cyrusext mailbox import`"),
+    ("users", "file"): (False, "use `cyrusext mailbox import`"),
+    ("discover", "admin"): (False, "backends are not asked"),
+    ("discover", "password_file"): (False, "backends are not asked"),
+    ("lookup", "socketmap"): (False, _NOTHING_LISTENS),
+    ("lookup", "auth_http"): (False, _NOTHING_LISTENS),
+    ("lookup", "route_http"): (False, _NOTHING_LISTENS),
+    ("lookup", "kick_sockets"): (False, _NOTHING_LISTENS),
+    ("lookup", "hit_max_age_s"): (True, _SERVES_OTHERWISE),
+    ("lmtp", "smtp_listen"): (True, "only LMTP is served"),
+    ("lmtp", "tls_cert"): (True, "STARTTLS is not offered"),
+    ("lmtp", "tls_key"): (True, "STARTTLS is not offered"),
+    ("lmtp", "backend_user"): (True, "no AUTH is made to backends"),
+    ("lmtp", "backend_password_file"): (True, "no AUTH is made to backends"),
+    ("sieve", "listen"): (False, _NOTHING_LISTENS),
+    ("metrics", "listen"): (False, _NOTHING_LISTENS),
+}
+"""Keys that are read and have no function yet: whether setting one is a fault, and what it means."""
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong: the section and key it is about, what it is, and whether a daemon may not start."""
+
+    section: str
+    key: str
+    message: str
+    fatal: bool
+
+    def text(self, source: str) -> str:
+        where = f"[{self.section}] {self.key}".rstrip()
+        return f"{source}: {where}: {self.message}"
+
+
+def findings(config: Config) -> list[Finding]:
+    """Return all that is wrong with `config`, in the order of the documentation."""
+    found = [
+        *_not_yet(config),
+        *_node(config),
+        *_mupdate(config),
+        *_backends(config),
+        *_lmtp(config),
+    ]
+    order = list(SECTIONS)
+    return sorted(found, key=lambda finding: order.index(finding.section.partition(".")[0]))
+
+
+def require(config: Config, daemon: Daemon) -> list[str]:
+    """Return the notices that `daemon` has to log at its start.
+
+    Raises ConfigError, with one line per fault, when it can not run with this configuration.
+    """
+    mine = [f for f in findings(config) if f.section.partition(".")[0] in _CONCERNS[daemon]]
+    faults = [finding.text(config.source) for finding in mine if finding.fatal]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return [finding.text(config.source) for finding in mine]
+
+
+def _not_yet(config: Config) -> Iterator[Finding]:
+    if config.ldap is not None:
+        yield Finding(
+            "ldap", "", "the directory over LDAP is not available in this version: the store is embedded", True
+        )
+    defaults = Config()
+    for (section, key), (fatal, meaning) in NOT_YET.items():
+        if getattr(getattr(config, section), key) != getattr(getattr(defaults, section), key):
+            yield Finding(section, key, f"not available in this version: {meaning}", fatal)
+
+
+def _node(config: Config) -> Iterator[Finding]:
+    node = config.node
+    for key, place in (("state_dir", node.state_dir), ("run_dir", node.run_dir)):
+        if place.exists() and not place.is_dir():
+            yield Finding("node", key, f"expected a directory, {place} is none", True)
+    control = node.run_dir / "control"
+    if len(os.fsencode(control)) > 107:
+        yield Finding("node", "run_dir", f"the socket {control} would have a path of more than 107 bytes", True)
+    if node.user and not _exists(pwd.getpwnam, node.user):
+        yield Finding("node", "user", f"there is no user {node.user!r}", True)
+    for key, group in (("group", node.group), ("reader_group", node.reader_group)):
+        if group and not _exists(grp.getgrnam, group):
+            yield Finding("node", key, f"there is no group {group!r}", True)
+
+
+def _mupdate(config: Config) -> Iterator[Finding]:
+    mupdate = config.mupdate
+    if not mupdate.listen:
+        yield Finding("mupdate", "listen", "expected at least one address", True)
+    if not mupdate.admins:
+        yield Finding("mupdate", "admins", "expected at least one user, else nobody can log in", True)
+    if not mupdate.mechanisms:
+        yield Finding("mupdate", "mechanisms", "expected at least one mechanism, else nobody can log in", True)
+    clear = [text for text in mupdate.listen if not address.parse(text).is_local]
+    if clear and any(mechanism.upper() == "PLAIN" for mechanism in mupdate.mechanisms):
+        yield Finding(
+            "mupdate",
+            "listen",
+            f"{', '.join(clear)} is beyond loopback, where PLAIN needs TLS: passwords would cross the network in clear",
+            True,
+        )
+    if mupdate.pwcheck == "file":
+        others = [mechanism for mechanism in mupdate.mechanisms if mechanism.upper() != "PLAIN"]
+        if others:
+            yield Finding("mupdate", "mechanisms", f'pwcheck = "file" serves PLAIN only, not {", ".join(others)}', True)
+        if not mupdate.password_file:
+            yield Finding(
+                "mupdate", "password_file", 'expected a file of lines user:password for pwcheck = "file"', True
+            )
+    elif mupdate.password_file:
+        message = f'has no effect with pwcheck = "{mupdate.pwcheck}"'
+        yield Finding("mupdate", "password_file", message, False)
+    if mupdate.password_file:
+        yield from _secret("mupdate", "password_file", mupdate.password_file)
+    if mupdate.sasldb_path and mupdate.pwcheck == "sasldb":
+        yield from _secret("mupdate", "sasldb_path", mupdate.sasldb_path)
+
+
+def _backends(config: Config) -> Iterator[Finding]:
+    for name, backend in config.backends.items():
+        if any(character.isspace() or character == "/" for character in backend.host):
+            yield Finding(f"backends.{name}", "host", f"expected a host name or address, got {backend.host!r}", True)
+
+
+def _lmtp(config: Config) -> Iterator[Finding]:
+    lmtp = config.lmtp
+    if not lmtp.listen:
+        yield Finding("lmtp", "listen", "expected at least one address", True)
+    open_to_all = [text for text in (*lmtp.listen, *lmtp.smtp_listen) if not address.parse(text).is_local]
+    if open_to_all and not lmtp.trusted and not lmtp.tls_cert:
+        yield Finding(
+            "lmtp",
+            "listen",
+            f"{', '.join(open_to_all)} is beyond loopback without TLS and without a `trusted` list:"
+            " anybody could deliver mail",
+            True,
+        )
+
+
+def _secret(section: str, key: str, place: str) -> Iterator[Finding]:
+    """Find what is wrong with a file of secrets: absent, unreadable, or readable by everybody."""
+    path = Path(place)
+    try:
+        mode = path.stat().st_mode
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        yield Finding(section, key, f"{place} can not be read: {error.strerror}", True)
+        return
+    if mode & 0o004:
+        yield Finding(section, key, f"{place} can be read by every user of this machine", False)
+
+
+def _exists(find: object, name: str) -> bool:
+    assert callable(find)
+    try:
+        find(name)
+    except KeyError:
+        return False
+    return True
