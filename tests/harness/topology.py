@@ -1,0 +1,197 @@
+"""Groups of servers that belong together, named as they are drawn: one frontend, two backends, one master.
+
+Rule: a group has a network and a directory of its own and is started and stopped as a whole; tests that share one use
+fresh users, so that their order does not matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from tests.harness.cyrus import CyrusBackend, CyrusFrontend, CyrusMupdate, CyrusServer, Known, make_sasldb
+from tests.harness.mupdate import Mupdate, UpdateStream
+from tests.harness.network import Network
+from tests.harness.ours import ROUTER_PORT, Config, Node, Router
+from tests.harness.postfix import Postfix
+from tests.harness.roots import Root
+from tests.harness.server import Server, stop_all
+from tests.harness.waiting import wait_until
+from tests.harness.wirefault import WireFault
+
+Master = Literal["ours", "stock"]
+
+HOSTS = {"mup.lab": 10, "be1.lab": 11, "be2.lab": 12, "fe.lab": 13, "wire.lab": 20}
+ROUTER_HOST, POSTFIX_HOST = 14, 15
+
+
+class Group:
+    """Servers on one network; use it as a context manager."""
+
+    def __init__(self, root: Root, state: Path) -> None:
+        self.root = root
+        self.state = state
+        self.network = Network()
+        self.hosts = {name: self.network.address(number) for name, number in HOSTS.items()}
+        self.servers: list[Server] = []
+        self._names = itertools.count(1)
+
+    def start(self) -> Self:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        try:
+            stop_all(self.servers[::-1])
+        finally:
+            self.network.close()
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            with contextlib.suppress(AssertionError):
+                self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def user(self, stem: str = "u") -> str:
+        """Return a user name that no other test of this group has."""
+        return f"{stem}{next(self._names)}"
+
+    def _start_together(self, servers: Sequence[Server]) -> None:
+        for server in servers:
+            server.launch()
+        for server in servers:
+            wait_until(lambda server=server: not server.running or server.ready(), f"{server.name} answers", 30)  # type: ignore[misc]
+            if not server.running:
+                raise AssertionError(f"{server.name} did not start\n{server.tail()}")
+
+
+class Murder(Group):
+    """A mupdate master (`master`: ours or the stock one), two backends, a frontend with its stock slave.
+
+    `wire` puts a fault proxy between the backends (not the frontend) and the master.
+    """
+
+    node: Node
+    stock: CyrusMupdate
+    be1: CyrusBackend
+    be2: CyrusBackend
+    fe: CyrusFrontend
+    wire: WireFault | None
+
+    def __init__(
+        self,
+        root: Root,
+        state: Path,
+        master: Master = "ours",
+        *,
+        extra: Sequence[str] = (),
+        config: Config | None = None,
+        frontend: bool = True,
+        wire: bool = False,
+    ) -> None:
+        super().__init__(root, state)
+        self.kind = master
+        hosts, sasldb = self.hosts, make_sasldb(root, state / "sasl", [name for name in HOSTS if name != "wire.lab"])
+        backends = {name: hosts[name] for name in ("be1.lab", "be2.lab")}
+        if master == "ours":
+            self.node = Node(hosts["mup.lab"], state / "node", backends, config)
+        else:
+            self.stock = CyrusMupdate("mup.lab", hosts["mup.lab"], state / "mup", root, extra=extra)
+        through = "wire.lab" if wire else "mup.lab"
+        self.be1 = CyrusBackend("be1.lab", hosts["be1.lab"], state / "be1", root, mupdate=through, extra=extra)
+        immediate = [*extra, "delete_mode: immediate"]
+        self.be2 = CyrusBackend("be2.lab", hosts["be2.lab"], state / "be2", root, mupdate=through, extra=immediate)
+        self.fe = CyrusFrontend(
+            "fe.lab", hosts["fe.lab"], state / "fe", root, backends=["be1.lab", "be2.lab"], extra=extra
+        )
+        self.servers = [self.master, self.be1, self.be2, *([self.fe] if frontend else [])]
+        for server in self.servers:
+            if isinstance(server, CyrusServer):
+                server.configure(hosts, sasldb)
+        if master == "ours":
+            self.node.configure()
+        self.wire = WireFault((hosts["wire.lab"], 3905), (hosts["mup.lab"], 3905)) if wire else None
+
+    @property
+    def master(self) -> Node | CyrusMupdate:
+        return self.node if self.kind == "ours" else self.stock
+
+    def start(self) -> Self:
+        self.master.start()
+        self._start_together(self.servers[1:])
+        return self
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            if self.wire is not None:
+                self.wire.close()
+
+    def mupdate(self) -> Mupdate:
+        """A logged-in connection to the master."""
+        return Mupdate(self.hosts["mup.lab"])
+
+    def updates(self) -> UpdateStream:
+        """A subscription to the master, its first list read."""
+        return UpdateStream(self.hosts["mup.lab"])
+
+    def frontend_sees(self, condition: Callable[[dict[str, Known]], object], what: str, timeout_s: float = 15) -> None:
+        """Wait until the frontend's own mailboxes.db satisfies `condition` (internal name -> what is known)."""
+        wait_until(lambda: condition(self.fe.mailboxes()), f"the frontend sees {what}", timeout_s, 0.1)
+
+
+class Delivery(Group):
+    """Two backends, our node, our router, and Postfix in front: the way of a message."""
+
+    def __init__(
+        self,
+        root: Root,
+        state: Path,
+        *,
+        extra: Sequence[str] = (),
+        config: Config | None = None,
+        domains: Sequence[str] = ("example.org",),
+        postfix: bool = True,
+    ) -> None:
+        super().__init__(root, state)
+        hosts, sasldb = self.hosts, make_sasldb(root, state / "sasl", ["be1.lab", "be2.lab"])
+        backends = {name: hosts[name] for name in ("be1.lab", "be2.lab")}
+        self.node = Node(hosts["mup.lab"], state / "node", backends, config)
+        self.be1 = CyrusBackend("be1.lab", hosts["be1.lab"], state / "be1", root, extra=extra)
+        self.be2 = CyrusBackend("be2.lab", hosts["be2.lab"], state / "be2", root, extra=extra)
+        self.router = Router(self.network.address(ROUTER_HOST), state / "router", self.node, config)
+        transport = f"lmtp:inet:[{self.router.address}]:{ROUTER_PORT}"
+        self.postfix = Postfix(
+            self.network.address(POSTFIX_HOST), state / "postfix", root, transport=transport, domains=domains
+        )
+        self.servers = [self.node, self.be1, self.be2, self.router, *([self.postfix] if postfix else [])]
+        for server in (self.be1, self.be2):
+            server.configure(hosts, sasldb)
+        for own in (self.node, self.router):
+            own.configure()
+        if postfix:
+            self.postfix.configure()
+
+    def start(self) -> Self:
+        self.node.start()
+        self._start_together(self.servers[1:])
+        return self
+
+    @property
+    def backends(self) -> tuple[CyrusBackend, CyrusBackend]:
+        return self.be1, self.be2
+
+
+@contextlib.contextmanager
+def running(group: Group) -> Iterator[Group]:
+    """Start a group, and close it whatever happens."""
+    with group:
+        yield group
