@@ -130,6 +130,19 @@ class NodeUnavailable(CyrusExtError):
     exit_code = 69
 
 
+class MupdateUnavailable(CyrusExtError):
+    """An MUPDATE server does not answer in time, or the connection to it is gone; a write's outcome is unknown."""
+
+    code = "mupdate-unavailable"
+    exit_code = 69
+
+
+class MupdateRefused(CyrusExtError):
+    """An MUPDATE server answered NO or BAD; the text is the server's."""
+
+    code = "mupdate-refused"
+
+
 class ConfigError(CyrusExtError):
     """The configuration is wrong: names file, key and what was expected."""
 
