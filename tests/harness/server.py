@@ -41,6 +41,7 @@ class Server:
         self.address = address
         self.state = state
         state.mkdir(parents=True, exist_ok=True)
+        state.chmod(0o755)  # servers change to users of their own; only the directories above keep strangers out
         self.log = state / "log"
         self.log.touch()
         self.output = state / "output"
