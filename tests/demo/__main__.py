@@ -16,6 +16,7 @@ import smtplib
 import sys
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 
 from tests.harness import imap, roots
@@ -46,13 +47,10 @@ def create_users(where: dict[str, CyrusBackend]) -> None:
             imap.create(connection, f"user.{user}")
 
 
-def located(delivery: Delivery, user: str) -> str:
-    """The server that `cyrusext lookup` names, as an operator would ask."""
-    found = delivery.node.cli("lookup", f"{user}@example.org", "--format", "tsv")
-    match = re.search(r"\bbe[12]\.lab\b", found.stdout)
-    if match is None:
-        raise AssertionError(f"cyrusext lookup {user}@example.org says\n{found.stdout}{found.stderr}")
-    return match[0]
+def is_located(delivery: Delivery, user: str, backend: CyrusBackend) -> bool:
+    """Whether `cyrusext lookup` names the backend, asked as an operator would."""
+    found = delivery.node.cli("lookup", f"{user}@example.org", "--format", "tsv", check=False)
+    return re.search(rf"\b{re.escape(backend.name)}\b", found.stdout) is not None
 
 
 def send(delivery: Delivery, recipients: list[str]) -> None:
@@ -84,8 +82,8 @@ def copies(backend: CyrusBackend, user: str) -> int:
 def show_delivery(delivery: Delivery, where: dict[str, CyrusBackend]) -> None:
     for user, backend in where.items():
         recipient = f"{user}@example.org"
-        wait_until(lambda user=user, backend=backend: copies(backend, user), f"{recipient} has it", 30, 0.1)  # type: ignore[misc]
-        reply = wait_until(lambda to=recipient: reply_for(delivery, to), f"the router logs {recipient}", 10)  # type: ignore[misc]
+        wait_until(partial(copies, backend, user), f"{recipient} has it", 30, 0.1)
+        reply = wait_until(partial(reply_for, delivery, recipient), f"the router logs {recipient}", 10)
         held = ", ".join(f"{copies(each, user)} on {each.name}" for each in delivery.backends)
         print(f"  {recipient:<18} {backend.name}  {reply}")
         print(f"  {'':<18} copies: {held}")
@@ -116,9 +114,7 @@ def run(state: Path, release: str, once: bool) -> None:
         create_users(where)
         print("Created by IMAP, and located by the node:")
         for user, backend in where.items():
-            wait_until(
-                lambda user=user, name=backend.name: located(delivery, user) == name, f"{user} is located", 10, 0.1
-            )  # type: ignore[misc]
+            wait_until(partial(is_located, delivery, user, backend), f"{user} is located", 10, 0.1)
             print(f"  user.{user:<13} {backend.name}")
         print("One message to both, by SMTP to Postfix:", flush=True)
         send(delivery, [f"{user}@example.org" for user in where])
