@@ -1,0 +1,173 @@
+"""A MUPDATE master in memory, without I/O: the code under test (connection, ownership) over a dict.
+
+Rule: it decides nothing itself.  It exists so that dialogue files and the client can be run where there is no node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cyrusext.directory.ownership import Action, Policy, check_change, decide
+from cyrusext.errors import InvalidName, RemoteProtocolError
+from cyrusext.model import MailboxRecord, State
+from cyrusext.mupdate.connection import ServerConnection
+from cyrusext.mupdate.types import (
+    Activate,
+    Authenticate,
+    Deactivate,
+    Delete,
+    Find,
+    GoAhead,
+    List,
+    Logout,
+    No,
+    Noop,
+    Ok,
+    ProtocolViolation,
+    Reserve,
+    SaslCancelled,
+    SaslResponse,
+    ServerEvent,
+    Signal,
+    Update,
+)
+from cyrusext.mupdate.types import Challenge as SaslChallenge
+from cyrusext.wire.sasl import Secret, parse_plain
+
+Change = Reserve | Activate | Deactivate | Delete
+
+
+class MemoryMaster:
+    """Records, and the connections that hear of their changes."""
+
+    def __init__(self, user: str = "murder", password: str = "murderpw") -> None:
+        self.user = user
+        self.password = password
+        self.records: dict[bytes, MailboxRecord] = {}
+        self.subscribers: list[MemoryWire] = []
+
+    def connect(self) -> MemoryWire:
+        return MemoryWire(self)
+
+    def ordered(self) -> Iterator[MailboxRecord]:
+        """All records in the order of Cyrus' own database: ``.`` below every other byte."""
+        for name in sorted(self.records, key=lambda name: name.replace(b".", b"\x1f")):
+            yield self.records[name]
+
+    def change(self, command: Change) -> tuple[bool, str]:
+        try:
+            match command:
+                case Delete(name=name):
+                    change = check_change(Action.DELETE, name)
+                case Activate(name=name, location=location, acl=acl):
+                    change = check_change(Action.ACTIVATE, name, location, acl)
+                case Reserve(name=name, location=location):
+                    change = check_change(Action.RESERVE, name, location)
+                case Deactivate(name=name, location=location):
+                    change = check_change(Action.DEACTIVATE, name, location)
+        except InvalidName as error:
+            return False, error.public
+        before = self.records.get(name)
+        decision = decide(change, before, Policy(), now_us=0, by="")
+        if decision.record is not None:
+            if decision.record.state is State.DELETED:
+                del self.records[name]
+            else:
+                self.records[name] = decision.record
+            for subscriber in self.subscribers:
+                subscriber.push(before, decision.record)
+        return decision.granted, decision.text
+
+
+class MemoryWire:
+    """One connection to a MemoryMaster, with the face of tests.dialogues.runner.Wire."""
+
+    def __init__(self, master: MemoryMaster, chunk: int = 0) -> None:
+        self._master = master
+        self._chunk = chunk
+        self._connection = ServerConnection(hostname="memory", version="0", mechanisms=["PLAIN"])
+        self._out = bytearray(self._connection.banner())
+        self._closed = False
+        self._stream: Update | None = None
+
+    def send(self, data: bytes) -> None:
+        size = self._chunk or len(data)
+        for start in range(0, len(data), size):
+            if self._closed:
+                return
+            self._connection.receive_data(data[start : start + size])
+            while not isinstance(event := self._connection.next_event(), Signal):
+                self._out += self._answer(event)
+                if self._closed:
+                    return
+
+    def line(self, deadline: float) -> bytes | None:
+        end = self._out.find(b"\n") + 1
+        if not end:
+            if self._closed:
+                return None
+            raise TimeoutError
+        line = bytes(self._out[:end])
+        del self._out[:end]
+        return line
+
+    def close(self) -> None:
+        self._closed = True
+        if self in self._master.subscribers:
+            self._master.subscribers.remove(self)
+
+    def push(self, before: MailboxRecord | None, record: MailboxRecord) -> None:
+        assert self._stream is not None
+        hosts = self._stream.hosts
+        if not hosts or record.server in hosts or (before is not None and before.server in hosts):
+            self._out += self._connection.send_records(self._stream.tag, [record])
+
+    def _answer(self, event: ServerEvent) -> bytes:
+        connection = self._connection
+        records = self._master.records
+        match event:
+            case GoAhead(reply=reply):
+                return reply
+            case ProtocolViolation(reply=reply, close=close):
+                if close:
+                    self.close()
+                return reply
+            case Authenticate(tag=tag, mechanism="PLAIN", initial=None):
+                return connection.send(SaslChallenge(Secret(b"")))
+            case Authenticate(tag=tag, mechanism="PLAIN", initial=Secret() as item) | SaslResponse(tag=tag, data=item):
+                return connection.send(
+                    Ok(tag, "Authenticated") if self._is_right(item) else No(tag, "undefined error!")
+                )
+            case Authenticate(tag=tag):
+                return connection.send(No(tag, "undefined error!"))
+            case SaslCancelled(tag=tag):
+                return connection.send(No(tag, "Client canceled authentication"))
+            case Reserve(tag=tag) | Activate(tag=tag) | Deactivate(tag=tag) | Delete(tag=tag):
+                granted, text = self._master.change(event)
+                return connection.send(Ok(tag, text) if granted else No(tag, text))
+            case Find(tag=tag, name=name):
+                found = [records[name]] if name in records else []
+                return connection.send_records(tag, found) + connection.send(Ok(tag, "Search completed"))
+            case List(tag=tag, prefix=prefix):
+                chosen = [one for one in self._master.ordered() if one.location.to_wire().startswith(prefix)]
+                return connection.send_records(tag, chosen) + connection.send(Ok(tag, "list complete"))
+            case Update(tag=tag, hosts=hosts):
+                chosen = [one for one in self._master.ordered() if not hosts or one.server in hosts]
+                lines = connection.send_records(tag, chosen) + connection.send(Ok(tag, "streaming starts"))
+                self._stream = event
+                self._master.subscribers.append(self)
+                return lines
+            case Noop(tag=tag):
+                return connection.send(Ok(tag, "Noop done"))
+            case Logout(tag=tag):
+                reply = connection.send(Ok(tag, "bye-bye"))
+                self.close()
+                return reply
+        raise AssertionError(f"no answer to {event}")
+
+    def _is_right(self, item: Secret) -> bool:
+        try:
+            message = parse_plain(item)
+        except RemoteProtocolError:
+            return False
+        return (message.authcid, message.password) == (self._master.user, Secret(self._master.password.encode()))
