@@ -63,10 +63,12 @@ def send(delivery: Delivery, recipients: list[str]) -> None:
 
 def reply_for(delivery: Delivery, recipient: str) -> str:
     """What the router logged as the answer of the backend for `recipient`."""
-    pattern = re.compile(rf'event=delivery\.recipient .*\brcpt="?{re.escape(recipient)}"? .*\breply="([^"]*)"')
+    pattern = re.compile(
+        rf'event=lmtp\.recipient .*\bto="?<?{re.escape(recipient)}>?"? .*\breply=("(?:[^"\\]|\\.)*"|\S+)'
+    )
     for line in delivery.router.log_lines():
         if match := pattern.search(line):
-            return match[1]
+            return match[1].strip('"')
     return ""
 
 
