@@ -18,12 +18,19 @@ from setuptools import Extension, setup
 DEBUG = os.environ.get("CYREXT_DEBUG") == "1"
 
 LIBCYREXT = [
+    "csrc/libcyrusext/chunk.c",
+    "csrc/libcyrusext/crc.c",
     "csrc/libcyrusext/env.c",
     "csrc/libcyrusext/error.c",
+    "csrc/libcyrusext/failpoint.c",
     "csrc/libcyrusext/heartbeat.c",
+    "csrc/libcyrusext/intern.c",
     "csrc/libcyrusext/key.c",
+    "csrc/libcyrusext/meta.c",
+    "csrc/libcyrusext/put.c",
     "csrc/libcyrusext/reader.c",
     "csrc/libcyrusext/record.c",
+    "csrc/libcyrusext/stat.c",
     "csrc/libcyrusext/writer.c",
 ]
 

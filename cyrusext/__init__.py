@@ -1,0 +1,26 @@
+"""cyrusext: where is this mailbox?  A replicated MUPDATE master, a lookup library and an LMTP router for Cyrus.
+
+Rule: what is exported here is the library's face; everything else may move.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from cyrusext.model import Flag, Location, MailboxRecord, State
+
+if TYPE_CHECKING:
+    from cyrusext.index import Index
+
+__all__ = ["Flag", "Location", "MailboxRecord", "State", "open"]
+
+
+def open(state_dir: str | os.PathLike[str]) -> Index:  # noqa: A001 - the name the library is known by
+    """Open the index that the node on this machine keeps below `state_dir`.
+
+    Raises IndexUnavailable, IndexCorrupt, IndexVersion (cyrusext.errors).
+    """
+    from cyrusext.index import Index
+
+    return Index(state_dir)

@@ -1,0 +1,164 @@
+"""The reading side: where is this mailbox?  For everything that is not the node.
+
+Rule: an Index never says "no" by itself.  `None` means that the store has no such record; whether that may be told to
+anyone is `fresh`'s to say (DESIGN rule 1, which cyrusext.lookup applies).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cyrusext.errors import CyrusExtError, IndexCorrupt, IndexUnavailable, IndexVersion, InvalidName
+from cyrusext.index import _cyx
+from cyrusext.model import Flag, Location, MailboxRecord, State
+from cyrusext.names import NameRules, mailbox_of_address
+
+CHUNK_MAX = 1000
+"""Records that one step of a walk copies out of the store."""
+
+_ERRORS: dict[int, type[CyrusExtError]] = {0: IndexUnavailable, -1: InvalidName, -4: IndexCorrupt, -5: IndexVersion}
+"""Codes of cyrusext.h (CYX_EINVAL, CYX_ECORRUPT, CYX_EVERSION)."""
+
+
+class IndexEntry:
+    """What a lookup found: `server`, `partition`, `state`, `flags`, and on demand the `acl`."""
+
+    __slots__ = ("_index", "flags", "name", "partition", "server", "state")
+
+    def __init__(self, index: Index, name: bytes, server: str, partition: str, state: State, flags: Flag) -> None:
+        self._index = index
+        self.name = name
+        self.server = server
+        self.partition = partition
+        self.state = state
+        self.flags = flags
+
+    @property
+    def location(self) -> Location:
+        return Location(self.server, self.partition)
+
+    @property
+    def acl(self) -> bytes:
+        """The ACL as it is now (empty if the mailbox is gone meanwhile).  Raises as `Index.lookup`."""
+        record = self._index.get(self.name)
+        return record.acl if record else b""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, IndexEntry):
+            return NotImplemented
+        mine = (self.name, self.server, self.partition, self.state, self.flags)
+        return mine == (other.name, other.server, other.partition, other.state, other.flags)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.server, self.partition, self.state))
+
+    def __repr__(self) -> str:
+        return f"IndexEntry({self.name!r}, {self.location!s}, {self.state.name})"
+
+
+def read_chunk(
+    reader: _cyx.Reader, prefix: bytes, server: str, after: bytes, limit: int, tombstones: bool = False
+) -> list[MailboxRecord]:
+    """At most `limit` records behind `after`; fewer only where nothing follows."""
+    wanted = server.encode() if server else None
+    records, done = reader.chunk(prefix, wanted, after, limit, tombstones)
+    while not done and len(records) < limit:
+        after = records[-1].name
+        more, done = reader.chunk(prefix, wanted, after, limit - len(records), tombstones)
+        records += more
+    return records
+
+
+class Index:
+    """A reading handle on the store of the node on this machine; threads may share it.
+
+    Every method raises IndexUnavailable, IndexCorrupt or IndexVersion when it can not tell.
+    """
+
+    def __init__(self, state_dir: str | os.PathLike[str]) -> None:
+        self.state_dir = Path(state_dir)
+        self._reader = _cyx.Reader(os.fsencode(self.state_dir), _ERRORS)
+        self._rules: NameRules | None = None
+
+    def lookup(self, name: bytes) -> IndexEntry | None:
+        """Where the mailbox with this internal name is; None if there is no record of it."""
+        found = self._reader.lookup(name)
+        if found is None or found[2] is State.DELETED:
+            return None
+        return IndexEntry(self, name, found[0], found[1], found[2], found[3])
+
+    def lookup_many(self, names: Sequence[bytes]) -> list[IndexEntry | None]:
+        """`lookup` for each of `names`, in their order."""
+        return [self.lookup(name) for name in names]
+
+    def get(self, name: bytes) -> MailboxRecord | None:
+        """The whole record, with ACL; None also for a tombstone."""
+        record = self._reader.get(name)
+        return None if record is None or record.state is State.DELETED else record
+
+    def locate(self, address: str | bytes) -> IndexEntry | None:
+        """Where mail to `address` goes: the INBOX of its user, by the name rules of the node.
+
+        Raises InvalidName for what is no address.
+        """
+        return self.lookup(mailbox_of_address(address.encode() if isinstance(address, str) else address, self.rules))
+
+    def walk(self, prefix: bytes = b"", server: str = "") -> Iterator[MailboxRecord]:
+        """Every live record whose name starts with `prefix` (and is on `server`), in Cyrus' order.
+
+        It is not a snapshot: changes made during the walk may be seen or not.
+        """
+        after = b""
+        while records := read_chunk(self._reader, prefix, server, after, CHUNK_MAX):
+            yield from records
+            after = records[-1].name
+
+    def deleted_at(self, name: bytes) -> int | None:
+        """When the mailbox was deleted (Unix time in microseconds), while its tombstone is kept."""
+        found = self._reader.lookup(name)
+        return found[4] if found is not None and found[2] is State.DELETED else None
+
+    @property
+    def fresh(self) -> bool:
+        """May a miss be called "no"?  The limit of age is the node's (``no_max_age_s``)."""
+        return self._reader.fresh(0)
+
+    def fresh_within(self, max_age_s: float) -> bool:
+        """`fresh` with a limit of one's own."""
+        return self._reader.fresh(max(1, round(max_age_s * 1000)))
+
+    @property
+    def rules(self) -> NameRules:
+        """The ``[names]`` of the node that wrote the store."""
+        if self._rules is None:
+            self._rules = self._read_rules()
+        return self._rules
+
+    def _read_rules(self) -> NameRules:
+        rules = NameRules()
+        changed: dict[str, str | bool] = {}
+        for key, default in rules._asdict().items():
+            raw = self._reader.text(b"names." + key.encode())
+            if raw is not None:
+                changed[key] = raw == b"1" if isinstance(default, bool) else raw.decode()
+        return NameRules(**{**rules._asdict(), **changed})
+
+    def refresh(self) -> None:
+        """Take a store that has replaced this one, and what the node has changed in its settings."""
+        self._reader.refresh()
+        self._rules = None
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,187 @@
+"""The node's one writable handle on the embedded store (DESIGN 4).
+
+Rule: a Transaction is applied as a whole, durably, before its `commit` returns, or not at all.  Whatever goes wrong in
+it raises a StoreError, and the next transaction starts from what was committed before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from cyrusext.errors import CyrusExtError, InvalidName, StoreCorrupt, StoreError, StoreFull, StoreVersion
+from cyrusext.index import CHUNK_MAX, _cyx, read_chunk
+from cyrusext.model import MailboxRecord
+
+_ERRORS: dict[int, type[CyrusExtError]] = {
+    0: StoreError,
+    -1: InvalidName,
+    -4: StoreCorrupt,
+    -5: StoreVersion,
+    -7: StoreFull,
+}
+"""Codes of cyrusext.h (CYX_EINVAL, CYX_ECORRUPT, CYX_EVERSION, CYX_EFULL)."""
+
+
+class StoreStat(NamedTuple):
+    """What a store holds: numbers of records, the last change sequence, sizes in bytes, live records by server."""
+
+    entries: int
+    active: int
+    reserved: int
+    tombstones: int
+    seq: int
+    bytes_used: int
+    map_size: int
+    servers: dict[str, int]
+
+
+class Transaction:
+    """A group of changes; as a context manager it commits at a clean end and aborts on an exception.
+
+    It belongs to the thread that began it: `put` and `commit` from another one raise StoreError.
+    """
+
+    def __init__(self, writer: _cyx.Writer) -> None:
+        self._writer = writer
+        self._open = True
+
+    def get(self, name: bytes) -> MailboxRecord | None:
+        """The record as this transaction has left it; a tombstone has the state DELETED."""
+        return self._writer.get(name)
+
+    def put(self, record: MailboxRecord) -> MailboxRecord:
+        """Write `record`; return it with the next ``seq`` and, if ``changed_at`` was 0, the time.
+
+        Raises InvalidName (the transaction goes on) or StoreError (it can only be aborted).
+        """
+        return self._writer.put(record)
+
+    def put_many(self, records: Sequence[MailboxRecord]) -> int:
+        """Write many records, in key order whatever theirs; of equal names the last one stays.  Raises as `put`."""
+        return self._writer.put_many(records)
+
+    def commit(self) -> None:
+        """Make it durable (fsync).  Raises StoreFull or StoreError, and then nothing of it was applied."""
+        if not self._open:
+            raise StoreError("the transaction has ended")
+        self._writer.commit()
+        self._open = False
+
+    def abort(self) -> None:
+        """Forget it."""
+        if self._open:
+            self._writer.abort()
+            self._open = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.abort()
+        elif self._open:
+            self._open = False
+            self._writer.commit()
+
+
+class Store:
+    """The store below a state directory, open for writing; one per store, held by the node."""
+
+    def __init__(self, writer: _cyx.Writer, reader: _cyx.Reader) -> None:
+        self._writer = writer
+        self._reader = reader
+
+    @classmethod
+    def open(
+        cls,
+        state_dir: Path,
+        *,
+        run_dir: Path,
+        names: Mapping[str, str | bool] | None = None,
+        reader_group: str = "",
+        map_size: int = 64 << 30,
+        no_max_age_s: float = 2.0,
+    ) -> Store:
+        """Open the store in ``state_dir/store``, creating it (and the directories) where there is none.
+
+        `names`, `run_dir` and `no_max_age_s` are left in the store for its readers; `reader_group` may read it.
+        Raises StoreVersion, StoreCorrupt, StoreFull, or StoreError (also: another process writes it).
+        """
+        path = os.fsencode(state_dir)
+        writer = _cyx.Writer(path, os.fsencode(Path(run_dir).absolute()), reader_group.encode(), map_size, _ERRORS)
+        try:
+            with Transaction(cls._begun(writer)):
+                writer.set_number(b"no_max_age_ms", max(1, round(no_max_age_s * 1000)))
+                for key, value in (names or {}).items():
+                    text = str(int(value)) if isinstance(value, bool) else value
+                    writer.set_text(b"names." + key.encode(), text.encode())
+            return cls(writer, _cyx.Reader(path, _ERRORS))
+        except BaseException:
+            writer.close()
+            raise
+
+    @staticmethod
+    def _begun(writer: _cyx.Writer) -> _cyx.Writer:
+        writer.begin()
+        return writer
+
+    @property
+    def seq(self) -> int:
+        """Change sequence of the last commit."""
+        return self._writer.seq
+
+    def get(self, name: bytes) -> MailboxRecord | None:
+        """The committed record; a tombstone has the state DELETED."""
+        return self._reader.get(name)
+
+    def chunk(
+        self,
+        *,
+        prefix: bytes = b"",
+        server: str = "",
+        after: bytes = b"",
+        limit: int = CHUNK_MAX,
+        tombstones: bool = False,
+    ) -> list[MailboxRecord]:
+        """At most `limit` committed records in order, those behind the name `after`; fewer only at the end."""
+        return read_chunk(self._reader, prefix, server, after, limit, tombstones)
+
+    def begin(self) -> Transaction:
+        """Begin a transaction, waiting for the one before it; StoreError if this thread has one open."""
+        return Transaction(self._begun(self._writer))
+
+    def purge_tombstones(self, before_us: int, limit: int) -> int:
+        """Forget at most `limit` deletions from before Unix time `before_us` (microseconds), oldest first."""
+        with self.begin():
+            return self._writer.purge(before_us, limit)
+
+    def beat(self, *, fresh: bool) -> None:
+        """Write the heartbeat: the store is served, and (`fresh`) all that is known has been applied to it."""
+        self._writer.beat(fresh)
+
+    def stat(self) -> StoreStat:
+        active, reserved, tombstones, seq, used, map_size, servers = self._reader.stat()
+        return StoreStat(active + reserved, active, reserved, tombstones, seq, used, map_size, servers)
+
+    def check_readers(self) -> int:
+        """Free the slots of readers that died; return how many.  Call it every minute."""
+        return self._writer.check_readers()
+
+    def close(self) -> None:
+        """Close it; an open transaction of this thread is aborted."""
+        self._reader.close()
+        self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

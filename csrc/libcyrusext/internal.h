@@ -1,0 +1,214 @@
+/* internal.h - what the parts of libcyrusext share; nothing of it is exported.
+ *
+ * Format 1 of the store, one LMDB environment with these databases (integers little-endian unless said otherwise):
+ *   mailboxes   key (key.c)                       -> record (record.c)
+ *   by_server   server id, 2 bytes big-endian, key -> nothing; live records only
+ *   tombstones  changed_at, 8 bytes big-endian, key -> nothing; DELETED records only
+ *   changes     seq, 8 bytes big-endian           -> CRC32C, key; the last CYX_CHANGES_KEPT changes, no gaps
+ *   meta        text or tag byte with id          -> CRC32C over key and value, value
+ */
+#ifndef CYX_INTERNAL_H
+#define CYX_INTERNAL_H
+
+#include <lmdb.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/types.h>
+
+#include "cyrusext.h"
+
+#define CYX_KEY_MAX (1 + CYX_MAX_NAME)
+#define CYX_TAGGED_KEY_MAX (8 + CYX_KEY_MAX) /* 499 of LMDB's 511 */
+#define CYX_ACL_MAX ((size_t)1 << 20)
+#define CYX_TEXT_MAX 1024 /* server, partition, changed_by */
+#define CYX_SERVERS_MAX 65536u
+#define CYX_PARTITIONS_MAX 1048576u
+#define CYX_CHANGES_KEPT 100000u
+#define CYX_READERS_MAX 4094u
+#define CYX_STORE_MODE 02750
+#define CYX_DATA_MODE 0640
+#define CYX_LOCK_MODE 0660
+
+static inline uint16_t cyx_get16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
+static inline uint32_t cyx_get32(const uint8_t *p) { return (uint32_t)cyx_get16(p) | (uint32_t)cyx_get16(p + 2) << 16; }
+static inline uint64_t cyx_get64(const uint8_t *p) { return (uint64_t)cyx_get32(p) | (uint64_t)cyx_get32(p + 4) << 32; }
+static inline void cyx_put16(uint8_t *p, uint16_t v) { p[0] = (uint8_t)v, p[1] = (uint8_t)(v >> 8); }
+static inline void cyx_put32(uint8_t *p, uint32_t v) { cyx_put16(p, (uint16_t)v), cyx_put16(p + 2, (uint16_t)(v >> 16)); }
+static inline void cyx_put64(uint8_t *p, uint64_t v) { cyx_put32(p, (uint32_t)v), cyx_put32(p + 4, (uint32_t)(v >> 32)); }
+
+static inline void cyx_put64_be(uint8_t *p, uint64_t v)
+{
+    for (int i = 7; i >= 0; i--, v >>= 8)
+        p[i] = (uint8_t)v;
+}
+
+static inline uint64_t cyx_get64_be(const uint8_t *p)
+{
+    uint64_t v = 0;
+    for (int i = 0; i < 8; i++)
+        v = v << 8 | p[i];
+    return v;
+}
+
+/* error.c */
+__attribute__((format(printf, 2, 3))) int cyx_fail(int code, const char *format, ...);
+int cyx_fail_mdb(int mdb_code, const char *what); /* translates LMDB's and errno's codes */
+
+/* crc.c: CRC-32C (Castagnoli); pass 0 to start, the result to go on. */
+uint32_t cyx_crc32c(uint32_t crc, const void *data, size_t len);
+
+/* key.c */
+CYX_MUST_CHECK int cyx_key_from_name(const void *name, size_t len, uint8_t key_r[CYX_KEY_MAX], size_t *key_len_r);
+CYX_MUST_CHECK int cyx_name_from_key(const uint8_t *key, size_t key_len, uint8_t name_r[CYX_MAX_NAME], size_t *len_r);
+/* The one or two key prefixes below which lie all names that start with `prefix`, in order; returns how many. */
+int cyx_key_prefixes(const void *prefix, size_t len, uint8_t keys_r[2][CYX_KEY_MAX], size_t *key_len_r);
+
+/* record.c: a record as packed in `mailboxes`.  The pointers of an unpacked one go into the value it came from. */
+#define CYX_RECORD_HEAD 44
+typedef struct cyx_packed {
+    uint64_t seq;
+    int64_t changed_at;
+    uint32_t flags;
+    uint32_t server;
+    uint32_t partition;
+    uint32_t state;
+    const uint8_t *acl;
+    size_t acl_len;
+    const uint8_t *by;
+    size_t by_len;
+} cyx_packed;
+size_t cyx_record_size(const cyx_packed *record);
+void cyx_record_pack(const cyx_packed *record, const MDB_val *key, uint8_t *value);
+CYX_MUST_CHECK int cyx_record_unpack(const MDB_val *key, const MDB_val *value, cyx_packed *record_r);
+
+/* env.c: one LMDB environment per (device, inode) and process, counted.  LMDB's locks are fcntl locks: a second open
+ * of the same file in one process, closed, would drop the first one's. */
+typedef struct cyx_env {
+    struct cyx_env *next;
+    MDB_env *mdb;
+    dev_t dev;
+    ino_t ino;
+    unsigned refs;
+    bool writable;
+    bool has_writer;
+    MDB_dbi mailboxes, by_server, tombstones, changes, meta;
+    size_t page_size;
+} cyx_env;
+
+typedef struct cyx_env_create {
+    size_t map_size;
+    const char *reader_group;
+} cyx_env_create;
+
+/* `create` NULL opens for reading what is there. */
+CYX_MUST_CHECK int cyx_env_open(const char *state_dir, const cyx_env_create *create, cyx_env **env_r);
+void cyx_env_release(cyx_env *env);
+bool cyx_env_current(const cyx_env *env, const char *state_dir); /* is it still the file at this place? */
+unsigned cyx_fork_generation(void);
+/* One writer per store; the lock is held until the file descriptor is given back. */
+CYX_MUST_CHECK int cyx_env_claim_writer(cyx_env *env, const char *state_dir, int *fd_r);
+void cyx_env_release_writer(cyx_env *env, int fd);
+
+/* meta.c */
+CYX_MUST_CHECK int cyx_meta_get(MDB_txn *txn, MDB_dbi dbi, const void *key, size_t key_len, const uint8_t **value_r,
+                                size_t *len_r); /* CYX_ABSENT; the value lives as long as the transaction */
+CYX_MUST_CHECK int cyx_meta_put(MDB_txn *txn, MDB_dbi dbi, const void *key, size_t key_len, const void *value,
+                                size_t len);
+CYX_MUST_CHECK int cyx_meta_get64(MDB_txn *txn, MDB_dbi dbi, const char *key, uint64_t *value_r);
+CYX_MUST_CHECK int cyx_meta_put64(MDB_txn *txn, MDB_dbi dbi, const char *key, uint64_t value);
+CYX_MUST_CHECK int cyx_check_format(MDB_txn *txn, MDB_dbi dbi); /* CYX_ABSENT: nothing was written yet */
+
+/* intern.c: servers and partitions are stored once and named by number.  Numbers are given once and never reused, so
+ * what a reader has seen stays true. */
+#define CYX_TAG_SERVER 's'
+#define CYX_TAG_PARTITION 'p'
+typedef struct cyx_intern {
+    char **texts;
+    uint32_t *slots; /* hash of the text -> number + 1; writers only */
+    size_t count, capacity, slot_count, committed;
+    uint32_t limit;
+    char tag;
+} cyx_intern;
+void cyx_intern_init(cyx_intern *table, char tag);
+void cyx_intern_free(cyx_intern *table);
+CYX_MUST_CHECK int cyx_intern_text(cyx_intern *table, MDB_txn *txn, MDB_dbi meta, uint32_t id, const char **text_r);
+CYX_MUST_CHECK int cyx_intern_id(cyx_intern *table, MDB_txn *txn, MDB_dbi meta, const char *text, size_t len,
+                                 uint32_t *id_r); /* gives a number where there is none */
+CYX_MUST_CHECK int cyx_intern_find(MDB_txn *txn, MDB_dbi meta, char tag, const char *text, uint32_t *id_r);
+CYX_MUST_CHECK int cyx_intern_load(cyx_intern *table, MDB_txn *txn, MDB_dbi meta);
+void cyx_intern_rollback(cyx_intern *table);
+
+/* heartbeat.c */
+typedef struct cyx_beat cyx_beat; /* the mapped file */
+typedef struct cyx_heartbeat {
+    cyx_beat *map;
+    uint64_t tried_ns;
+    bool writable;
+} cyx_heartbeat;
+CYX_MUST_CHECK int cyx_heartbeat_create(cyx_heartbeat *beat, const char *run_dir);
+void cyx_heartbeat_write(cyx_heartbeat *beat, const cyx_env *env, uint64_t seq, bool fresh);
+bool cyx_heartbeat_fresh(cyx_heartbeat *beat, const char *run_dir, const cyx_env *env, uint64_t max_age_ns);
+void cyx_heartbeat_close(cyx_heartbeat *beat);
+
+/* reader.c, chunk.c */
+struct cyx_reader {
+    pthread_mutex_t lock;
+    char *state_dir;
+    char *run_dir;
+    cyx_env *env;
+    MDB_txn *txn; /* reset between calls: renewing costs no system call */
+    cyx_intern servers, partitions;
+    cyx_intern *retired; /* strings of stores that were replaced: handed out, so kept */
+    size_t retired_count;
+    cyx_heartbeat beat;
+    uint64_t no_max_age_ns;
+    unsigned fork_generation;
+    dev_t dev; /* whose numbers `servers` and `partitions` hold */
+    ino_t ino;
+};
+CYX_MUST_CHECK int cyx_reader_begin(cyx_reader *reader); /* locks; on an error nothing is locked */
+void cyx_reader_end(cyx_reader *reader);
+CYX_MUST_CHECK int cyx_reader_location(cyx_reader *reader, const cyx_packed *record, cyx_location *location_r);
+
+typedef struct cyx_chunk_item {
+    cyx_location location;
+    size_t name_at, name_len, acl_at, acl_len, by_at, by_len; /* offsets into the chunk's bytes */
+} cyx_chunk_item;
+
+typedef struct cyx_chunk {
+    cyx_chunk_item *items;
+    size_t count, capacity;
+    uint8_t *bytes;
+    size_t used, size;
+    bool done; /* nothing follows */
+} cyx_chunk;
+
+typedef struct cyx_range {
+    const char *prefix;
+    size_t prefix_len;
+    const char *server; /* NULL: all */
+    const char *after;  /* a name; the chunk starts behind it */
+    size_t after_len;
+    size_t limit;
+    bool tombstones;
+} cyx_range;
+
+/* Copy the next records of a range, in one short transaction.  The chunk is emptied first and can be used again. */
+CYX_MUST_CHECK int cyx_reader_chunk(cyx_reader *reader, const cyx_range *range, cyx_chunk *chunk);
+/* One record with ACL and writer; a tombstone too.  CYX_ABSENT. */
+CYX_MUST_CHECK int cyx_reader_get(cyx_reader *reader, const char *name, size_t len, cyx_chunk *chunk);
+CYX_MUST_CHECK int cyx_chunk_add(cyx_chunk *chunk, const MDB_val *key, const cyx_packed *record,
+                                 const cyx_location *location);
+void cyx_chunk_free(cyx_chunk *chunk);
+
+/* failpoint.c: only in builds with CYX_FAILPOINTS */
+#ifdef CYX_FAILPOINTS
+void cyx_failpoint(const char *name);
+#define CYX_FAILPOINT(name) cyx_failpoint(name)
+#else
+#define CYX_FAILPOINT(name) ((void)0)
+#endif
+
+#endif

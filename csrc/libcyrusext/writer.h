@@ -1,0 +1,72 @@
+/* writer.h - the writing side of the store; private to the node (one writer per store, see cyx_writer_open).
+ *
+ * A transaction belongs to the thread that began it.  Everything that was put into it is there after a successful
+ * commit, durably; nothing of it after any failure.
+ */
+#ifndef CYX_WRITER_H
+#define CYX_WRITER_H
+
+#include "internal.h"
+
+typedef struct cyx_writer cyx_writer;
+
+typedef struct cyx_put_record {
+    const char *name;
+    size_t name_len;
+    const char *server;
+    size_t server_len;
+    const char *partition;
+    size_t partition_len;
+    const char *acl;
+    size_t acl_len;
+    const char *by;
+    size_t by_len;
+    int64_t changed_at; /* 0: now */
+    uint32_t flags;
+    uint32_t state;
+} cyx_put_record;
+
+typedef struct cyx_counts {
+    uint64_t active, reserved, tombstones;
+} cyx_counts;
+
+typedef struct cyx_stat {
+    cyx_counts counts;
+    uint64_t seq, bytes_used, map_size, oldest_change;
+} cyx_stat;
+
+/* Open the store below `state_dir` for writing, creating it where there is none.  `reader_group` ("" for none) is the
+ * group that may read it.  CYX_EBUSY when another writer has it. */
+CYX_MUST_CHECK int cyx_writer_open(const char *state_dir, const char *run_dir, const char *reader_group,
+                                   size_t map_size, cyx_writer **writer_r);
+void cyx_writer_close(cyx_writer **writer);
+
+CYX_MUST_CHECK int cyx_writer_begin(cyx_writer *writer);
+CYX_MUST_CHECK int cyx_writer_commit(cyx_writer *writer); /* ends the transaction on any outcome */
+void cyx_writer_abort(cyx_writer *writer);
+
+/* Inside a transaction.  The strings of chunk and location belong to the writer until it is closed. */
+CYX_MUST_CHECK int cyx_writer_get(cyx_writer *writer, const char *name, size_t len, cyx_chunk *chunk);
+CYX_MUST_CHECK int cyx_writer_put(cyx_writer *writer, const cyx_put_record *record, uint64_t *seq_r, int64_t *at_r);
+/* Puts in key order, which is what makes a large import fast; of equal names the last one stays. */
+CYX_MUST_CHECK int cyx_writer_put_many(cyx_writer *writer, const cyx_put_record *records, size_t count);
+CYX_MUST_CHECK int cyx_writer_purge(cyx_writer *writer, int64_t before, uint64_t limit, uint64_t *purged_r);
+CYX_MUST_CHECK int cyx_writer_set_text(cyx_writer *writer, const char *key, const char *text, size_t len);
+CYX_MUST_CHECK int cyx_writer_set_number(cyx_writer *writer, const char *key, uint64_t number);
+
+uint64_t cyx_writer_seq(const cyx_writer *writer); /* of the last commit */
+CYX_MUST_CHECK int cyx_writer_check_readers(cyx_writer *writer, int *dead_r);
+void cyx_writer_beat(cyx_writer *writer, bool fresh);
+
+/* stat.c: through a reader */
+CYX_MUST_CHECK int cyx_reader_stat(cyx_reader *reader, cyx_stat *stat_r);
+typedef int (*cyx_server_cb)(void *context, const char *server, uint64_t count);
+CYX_MUST_CHECK int cyx_reader_servers(cyx_reader *reader, cyx_server_cb callback, void *context);
+/* A text of meta, NUL-terminated, to be freed by the caller.  CYX_ABSENT. */
+CYX_MUST_CHECK int cyx_reader_text(cyx_reader *reader, const char *key, char **text_r);
+
+/* verify.c: the whole store in one snapshot, each database against the others.  `report` gets one line per finding. */
+typedef void (*cyx_finding_cb)(void *context, const char *text);
+CYX_MUST_CHECK int cyx_verify(cyx_reader *reader, cyx_finding_cb report, void *context, uint64_t *findings_r);
+
+#endif

@@ -1,0 +1,88 @@
+"""What _cyx.pyx uses of libcyrusext: its public header and the writer's private one."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "cyrusext.h" nogil:
+    ctypedef struct cyx_reader:
+        pass
+    ctypedef struct cyx_location:
+        const char *server
+        const char *partition
+        uint64_t seq
+        int64_t changed_at
+        uint32_t flags
+        uint32_t state
+    const int CYX_OK, CYX_ABSENT, CYX_STALE, CYX_ETOOSMALL, CYX_EINVAL, CYX_ENOMEM
+    int cyx_open(const char *state_dir, cyx_reader **reader_r)
+    int cyx_refresh(cyx_reader *reader)
+    void cyx_close(cyx_reader **reader)
+    int cyx_lookup(cyx_reader *reader, const char *name, size_t len, cyx_location *location_r)
+    int cyx_fresh(cyx_reader *reader, uint64_t max_age_ms)
+    const char *cyx_strerror(int code)
+    const char *cyx_detail()
+
+
+cdef extern from "internal.h" nogil:
+    ctypedef struct cyx_chunk_item:
+        cyx_location location
+        size_t name_at, name_len, acl_at, acl_len, by_at, by_len
+    ctypedef struct cyx_chunk:
+        cyx_chunk_item *items
+        size_t count
+        uint8_t *bytes
+        bint done
+    ctypedef struct cyx_range:
+        const char *prefix
+        size_t prefix_len
+        const char *server
+        const char *after
+        size_t after_len
+        size_t limit
+        bint tombstones
+    int cyx_reader_chunk(cyx_reader *reader, const cyx_range *range, cyx_chunk *chunk)
+    int cyx_reader_get(cyx_reader *reader, const char *name, size_t len, cyx_chunk *chunk)
+    void cyx_chunk_free(cyx_chunk *chunk)
+
+
+cdef extern from "writer.h" nogil:
+    ctypedef struct cyx_writer:
+        pass
+    ctypedef struct cyx_put_record:
+        const char *name
+        size_t name_len
+        const char *server
+        size_t server_len
+        const char *partition
+        size_t partition_len
+        const char *acl
+        size_t acl_len
+        const char *by
+        size_t by_len
+        int64_t changed_at
+        uint32_t flags
+        uint32_t state
+    ctypedef struct cyx_counts:
+        uint64_t active, reserved, tombstones
+    ctypedef struct cyx_stat:
+        cyx_counts counts
+        uint64_t seq, bytes_used, map_size, oldest_change
+    ctypedef int (*cyx_server_cb)(void *context, const char *server, uint64_t count) noexcept with gil
+    int cyx_writer_open(const char *state_dir, const char *run_dir, const char *reader_group, size_t map_size,
+                        cyx_writer **writer_r)
+    void cyx_writer_close(cyx_writer **writer)
+    int cyx_writer_begin(cyx_writer *writer)
+    int cyx_writer_commit(cyx_writer *writer)
+    void cyx_writer_abort(cyx_writer *writer)
+    int cyx_writer_get(cyx_writer *writer, const char *name, size_t len, cyx_chunk *chunk)
+    int cyx_writer_put(cyx_writer *writer, const cyx_put_record *record, uint64_t *seq_r, int64_t *at_r)
+    int cyx_writer_put_many(cyx_writer *writer, const cyx_put_record *records, size_t count)
+    int cyx_writer_purge(cyx_writer *writer, int64_t before, uint64_t limit, uint64_t *purged_r)
+    int cyx_writer_set_text(cyx_writer *writer, const char *key, const char *text, size_t len)
+    int cyx_writer_set_number(cyx_writer *writer, const char *key, uint64_t number)
+    uint64_t cyx_writer_seq(const cyx_writer *writer)
+    int cyx_writer_check_readers(cyx_writer *writer, int *dead_r)
+    void cyx_writer_beat(cyx_writer *writer, bint fresh)
+    int cyx_reader_stat(cyx_reader *reader, cyx_stat *stat_r)
+    int cyx_reader_servers(cyx_reader *reader, cyx_server_cb callback, void *context)
+    int cyx_reader_text(cyx_reader *reader, const char *key, char **text_r)

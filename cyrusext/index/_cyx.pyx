@@ -1,0 +1,311 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""libcyrusext for Python: a Reader and a Writer, one owned handle each.
+
+Rule: nothing is decided here.  Codes become exceptions by the table of the handle's owner (code -> class, 0 for all
+others), records become MailboxRecord; everything else is in C or in cyrusext.index and cyrusext.store.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset, strlen
+
+from cyrusext.model import Flag, MailboxRecord, State
+
+cdef tuple STATES = (None, State.RESERVED, State.ACTIVE, State.DELETED)
+cdef dict FLAGS = {int(flag): flag for flag in (Flag(number) for number in range(8))}
+
+
+cdef object failure(int code, dict errors):
+    """The exception for a code; peers are told the sentence only, the details hold paths."""
+    cdef str text = cyx_strerror(code).decode()
+    cdef str detail = cyx_detail().decode("utf-8", "replace")
+    if code == CYX_ENOMEM:
+        return MemoryError(text)
+    return errors.get(code, errors[0])(f"{text}: {detail}" if detail else text, public=text)
+
+
+cdef inline int checked(int code, dict errors) except -1:
+    if code < 0:
+        raise failure(code, errors)
+    return code
+
+
+cdef object flags_of(uint32_t number):
+    flag = FLAGS.get(number)
+    return Flag(number) if flag is None else flag
+
+
+cdef inline str text_of(const char *text):
+    return PyUnicode_DecodeUTF8(text, <Py_ssize_t>strlen(text), NULL)
+
+
+cdef object record_of(const cyx_chunk *chunk, const cyx_chunk_item *item, dict known):
+    """Build a MailboxRecord; `known` keeps one str per server and partition (their C strings live as long as it)."""
+    cdef const char *data = <const char *>chunk.bytes
+    return tuple.__new__(MailboxRecord, (
+        PyBytes_FromStringAndSize(data + item.name_at, <Py_ssize_t>item.name_len),
+        STATES[item.location.state],
+        interned(item.location.server, known),
+        interned(item.location.partition, known),
+        PyBytes_FromStringAndSize(data + item.acl_at, <Py_ssize_t>item.acl_len),
+        item.location.seq,
+        flags_of(item.location.flags),
+        item.location.changed_at,
+        PyUnicode_DecodeUTF8(data + item.by_at, <Py_ssize_t>item.by_len, "replace"),
+    ))
+
+
+cdef inline str interned(const char *text, dict known):
+    if known is None:
+        return text_of(text)
+    found = known.get(<uintptr_t>text)
+    if found is None:
+        found = known[<uintptr_t>text] = text_of(text)
+    return <str>found
+
+
+cdef int collect(void *context, const char *server, uint64_t count) noexcept with gil:
+    (<dict>context)[text_of(server)] = count
+    return 0
+
+
+cdef class Reader:
+    """A reading handle of the store below `state_dir`; any thread may use it."""
+
+    cdef cyx_reader *handle
+    cdef dict known, errors
+
+    def __cinit__(self, bytes state_dir not None, dict errors not None):
+        cdef const char *path = state_dir
+        cdef int code
+        self.errors = errors
+        self.known = {}
+        with nogil:
+            code = cyx_open(path, &self.handle)
+        checked(code, self.errors)
+
+    def __dealloc__(self):
+        cyx_close(&self.handle)
+
+    cdef cyx_reader *opened(self) except NULL:
+        if self.handle is NULL:
+            raise ValueError("the index is closed")
+        return self.handle
+
+    def close(self):
+        cyx_close(&self.handle)
+
+    def refresh(self):
+        cdef cyx_reader *handle = self.opened()
+        cdef int code
+        with nogil:
+            code = cyx_refresh(handle)
+        checked(code, self.errors)
+
+    def lookup(self, bytes name not None):
+        """Return (server, partition, state, flags, changed_at), None where there is no record; tombstones too."""
+        cdef cyx_location at
+        cdef int code = cyx_lookup(self.opened(), PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name), &at)
+        checked(code, self.errors)
+        if at.state == 0:
+            return None
+        return (interned(at.server, self.known), interned(at.partition, self.known), STATES[at.state],
+                flags_of(at.flags), at.changed_at)
+
+    def get(self, bytes name not None):
+        """Return the MailboxRecord, a tombstone too, or None."""
+        cdef cyx_reader *handle = self.opened()
+        cdef cyx_chunk chunk
+        memset(&chunk, 0, sizeof(chunk))
+        cdef int code = cyx_reader_get(handle, PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name), &chunk)
+        try:
+            checked(code, self.errors)
+            return None if code == CYX_ABSENT else record_of(&chunk, &chunk.items[0], self.known)
+        finally:
+            cyx_chunk_free(&chunk)
+
+    def chunk(self, bytes prefix not None, bytes server, bytes after not None, size_t limit, bint tombstones):
+        """Return at most `limit` records behind `after`, and whether these are the last."""
+        cdef cyx_reader *handle = self.opened()
+        cdef cyx_chunk chunk
+        cdef cyx_range wanted
+        cdef int code
+        cdef size_t i
+        memset(&chunk, 0, sizeof(chunk))
+        memset(&wanted, 0, sizeof(wanted))
+        wanted.prefix = PyBytes_AS_STRING(prefix)
+        wanted.prefix_len = <size_t>PyBytes_GET_SIZE(prefix)
+        if server is not None:
+            wanted.server = server
+        wanted.after = PyBytes_AS_STRING(after)
+        wanted.after_len = <size_t>PyBytes_GET_SIZE(after)
+        wanted.limit = limit
+        wanted.tombstones = tombstones
+        with nogil:
+            code = cyx_reader_chunk(handle, &wanted, &chunk)
+        try:
+            checked(code, self.errors)
+            return [record_of(&chunk, &chunk.items[i], self.known) for i in range(chunk.count)], bool(chunk.done)
+        finally:
+            cyx_chunk_free(&chunk)
+
+    def fresh(self, uint64_t max_age_ms):
+        cdef int code = cyx_fresh(self.opened(), max_age_ms)
+        checked(code, self.errors)
+        return code == CYX_OK
+
+    def text(self, bytes key not None):
+        """Return a text that the node left in the store, or None."""
+        cdef char *text = NULL
+        cdef int code = cyx_reader_text(self.opened(), key, &text)
+        try:
+            checked(code, self.errors)
+            return None if code == CYX_ABSENT else <bytes>text
+        finally:
+            free(text)
+
+    def stat(self):
+        """Return (active, reserved, tombstones, seq, bytes used, map size, live records by server)."""
+        cdef cyx_stat numbers
+        cdef cyx_reader *handle = self.opened()
+        cdef dict servers = {}
+        cdef int code = cyx_reader_stat(handle, &numbers)
+        if code >= 0:
+            code = cyx_reader_servers(handle, collect, <void *>servers)
+        checked(code, self.errors)
+        return (numbers.counts.active, numbers.counts.reserved, numbers.counts.tombstones, numbers.seq,
+                numbers.bytes_used, numbers.map_size, servers)
+
+
+cdef int fill(cyx_put_record *raw, record) except -1:
+    """Point `raw` into the parts of a MailboxRecord, which has to outlive it."""
+    cdef Py_ssize_t size
+    cdef bytes name, acl
+    if not isinstance(record, MailboxRecord):
+        raise TypeError("not a MailboxRecord")
+    name, state, server, partition, acl, _seq, flags, changed_at, changed_by = record
+    if name is None or acl is None:
+        raise TypeError("a record needs a name and an ACL")
+    raw.name, raw.name_len = PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name)
+    raw.server = PyUnicode_AsUTF8AndSize(server, &size)
+    raw.server_len = <size_t>size
+    raw.partition = PyUnicode_AsUTF8AndSize(partition, &size)
+    raw.partition_len = <size_t>size
+    raw.acl, raw.acl_len = PyBytes_AS_STRING(acl), <size_t>PyBytes_GET_SIZE(acl)
+    raw.by = PyUnicode_AsUTF8AndSize(changed_by, &size)
+    raw.by_len = <size_t>size
+    raw.changed_at, raw.flags, raw.state = changed_at, flags, state
+    return 0
+
+
+cdef class Writer:
+    """The writing handle of a store.  A transaction belongs to the thread that began it."""
+
+    cdef cyx_writer *handle
+    cdef dict errors
+
+    def __cinit__(self, bytes state_dir not None, bytes run_dir not None, bytes reader_group not None, size_t map_size,
+                  dict errors not None):
+        cdef const char *state = state_dir
+        cdef const char *run = run_dir
+        cdef const char *group = reader_group
+        cdef int code
+        self.errors = errors
+        with nogil:
+            code = cyx_writer_open(state, run, group, map_size, &self.handle)
+        checked(code, self.errors)
+
+    def __dealloc__(self):
+        cyx_writer_close(&self.handle)
+
+    cdef cyx_writer *opened(self) except NULL:
+        if self.handle is NULL:
+            raise ValueError("the store is closed")
+        return self.handle
+
+    def close(self):
+        cyx_writer_close(&self.handle)
+
+    @property
+    def seq(self):
+        return cyx_writer_seq(self.opened())
+
+    def begin(self):
+        cdef cyx_writer *handle = self.opened()
+        cdef int code
+        with nogil:
+            code = cyx_writer_begin(handle)
+        checked(code, self.errors)
+
+    def commit(self):
+        cdef cyx_writer *handle = self.opened()
+        cdef int code
+        with nogil:
+            code = cyx_writer_commit(handle)
+        checked(code, self.errors)
+
+    def abort(self):
+        cyx_writer_abort(self.opened())
+
+    def get(self, bytes name not None):
+        cdef cyx_chunk chunk
+        memset(&chunk, 0, sizeof(chunk))
+        cdef int code = cyx_writer_get(self.opened(), PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name), &chunk)
+        try:
+            checked(code, self.errors)
+            return None if code == CYX_ABSENT else record_of(&chunk, &chunk.items[0], None)
+        finally:
+            cyx_chunk_free(&chunk)
+
+    def put(self, record):
+        """Put a MailboxRecord; return it with its new seq and, where it had none, time."""
+        cdef cyx_put_record raw
+        cdef uint64_t seq = 0
+        cdef int64_t at = 0
+        fill(&raw, record)
+        cdef int code = cyx_writer_put(self.opened(), &raw, &seq, &at)
+        checked(code, self.errors)
+        return record._replace(seq=seq, changed_at=at)
+
+    def put_many(self, records):
+        cdef cyx_writer *handle = self.opened()
+        cdef list kept = list(records)
+        cdef size_t count = <size_t>len(kept), i
+        cdef int code
+        cdef cyx_put_record *raw = <cyx_put_record *>malloc((count + 1) * sizeof(cyx_put_record))
+        if raw is NULL:
+            raise MemoryError
+        try:
+            for i in range(count):
+                fill(&raw[i], kept[i])
+            with nogil:
+                code = cyx_writer_put_many(handle, raw, count)
+        finally:
+            free(raw)
+        checked(code, self.errors)
+        return count
+
+    def purge(self, int64_t before, uint64_t limit):
+        cdef uint64_t purged = 0
+        cdef int code = cyx_writer_purge(self.opened(), before, limit, &purged)
+        checked(code, self.errors)
+        return purged
+
+    def set_text(self, bytes key not None, bytes text not None):
+        cdef int code = cyx_writer_set_text(self.opened(), key, text, <size_t>PyBytes_GET_SIZE(text))
+        checked(code, self.errors)
+
+    def set_number(self, bytes key not None, uint64_t number):
+        cdef int code = cyx_writer_set_number(self.opened(), key, number)
+        checked(code, self.errors)
+
+    def check_readers(self):
+        cdef int dead = 0
+        cdef int code = cyx_writer_check_readers(self.opened(), &dead)
+        checked(code, self.errors)
+        return dead
+
+    def beat(self, bint fresh):
+        cyx_writer_beat(self.opened(), fresh)

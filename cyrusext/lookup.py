@@ -1,0 +1,140 @@
+"""The one place where "where is it?" becomes an answer that a door may give (DESIGN rule 1).
+
+Rule: not knowing is not "no".  ABSENT is said only with proof of freshness; a missing, damaged or silent index, a
+record that is reserved, held or suspect, and (where a "no" bounces mail) a mailbox deleted less than a minute ago are
+TEMPORARY.  Nothing here raises for a bad index.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from cyrusext.errors import InvalidName, LookupUnavailable
+from cyrusext.index import Index, IndexEntry
+from cyrusext.model import Flag, State
+from cyrusext.names import NameRules, mailbox_of_address
+
+RECENTLY_DELETED_S = 60.0
+"""A RENAME is a DELETE first: for so long a deleted mailbox may come back under the same name."""
+_UNSURE = Flag.HELD | Flag.SUSPECT
+_RETRY_MIN_S = 0.05
+_RETRY_MAX_S = 2.0
+_REFRESH_S = 1.0
+
+
+class Verdict(enum.Enum):
+    """What a door may tell its client."""
+
+    FOUND = "found"
+    ABSENT = "absent"
+    """There is certainly no such mailbox (550 5.1.1)."""
+    TEMPORARY = "temporary"
+    """Not known now, or not certain: ask again later (451 4.4.3, 451 4.2.1)."""
+
+
+class Answer(NamedTuple):
+    """`mailbox` is the internal name asked for; `server` and `partition` are set when it was FOUND; `reason` says why
+    it was not, for the log and for a peer (no paths)."""
+
+    verdict: Verdict
+    mailbox: bytes = b""
+    server: str = ""
+    partition: str = ""
+    reason: str = ""
+
+
+class Lookup:
+    """Answers from the index below `state_dir`, opened when first needed and again, with back-off, after a failure.
+
+    `no_max_age_s` is how old the node's heartbeat may be for an ABSENT.
+    """
+
+    def __init__(self, state_dir: Path, rules: NameRules, *, no_max_age_s: float = 2.0) -> None:
+        self._state_dir = Path(state_dir)
+        self._rules = rules
+        self._no_max_age_s = no_max_age_s
+        self._index: Index | None = None
+        self._failure = ""
+        self._retry_s = _RETRY_MIN_S
+        self._retry_at = 0.0
+        self._refresh_at = 0.0
+
+    def recipient(self, address: bytes) -> Answer:
+        """Where mail to `address` goes; an ABSENT here bounces the mail."""
+        try:
+            name = mailbox_of_address(address, self._rules)
+        except InvalidName as error:
+            return Answer(Verdict.ABSENT, reason=error.public)
+        return self.mailbox(name, bounces=True)
+
+    def mailbox(self, name: bytes, *, bounces: bool = False) -> Answer:
+        """Where the mailbox with this internal name is.
+
+        `bounces` says that mail is lost by an ABSENT, so that one just deleted is TEMPORARY.
+        """
+        try:
+            index = self._opened()
+            if index is None:
+                return Answer(Verdict.TEMPORARY, name, reason=self._failure)
+            entry = index.lookup(name)
+            if entry is None:
+                return self._miss(index, name, bounces)
+            return self._hit(name, entry)
+        except LookupUnavailable as error:
+            return Answer(Verdict.TEMPORARY, name, reason=error.public)
+
+    def close(self) -> None:
+        """Close the index; the next question opens it again."""
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+
+    def _hit(self, name: bytes, entry: IndexEntry) -> Answer:
+        if entry.state is State.RESERVED:
+            return Answer(Verdict.TEMPORARY, name, reason="mailbox is being created or moved")
+        if entry.flags & _UNSURE:
+            held = entry.flags & Flag.HELD
+            return Answer(Verdict.TEMPORARY, name, reason="mailbox is held" if held else "mailbox is being verified")
+        return Answer(Verdict.FOUND, name, entry.server, entry.partition)
+
+    def _miss(self, index: Index, name: bytes, bounces: bool) -> Answer:
+        if not index.fresh_within(self._no_max_age_s):
+            found = self._after_refresh(index, name)
+            if found is not None:
+                return found
+            if not index.fresh_within(self._no_max_age_s):
+                return Answer(Verdict.TEMPORARY, name, reason="mailbox list is not known to be up to date")
+        if bounces:
+            deleted_at = index.deleted_at(name)
+            if deleted_at is not None and time.time() - deleted_at / 1e6 < RECENTLY_DELETED_S:
+                return Answer(Verdict.TEMPORARY, name, reason="mailbox was deleted a moment ago")
+        return Answer(Verdict.ABSENT, name, reason="no such mailbox")
+
+    def _after_refresh(self, index: Index, name: bytes) -> Answer | None:
+        """A silent index may be one whose store was replaced: look once a second."""
+        now = time.monotonic()
+        if now < self._refresh_at:
+            return None
+        self._refresh_at = now + _REFRESH_S
+        index.refresh()
+        entry = index.lookup(name)
+        return None if entry is None else self._hit(name, entry)
+
+    def _opened(self) -> Index | None:
+        if self._index is not None:
+            return self._index
+        now = time.monotonic()
+        if now < self._retry_at:
+            return None
+        try:
+            self._index = Index(self._state_dir)
+        except LookupUnavailable as error:
+            self._failure = f"mailbox list is not available: {error.public}"
+            self._retry_at = now + self._retry_s
+            self._retry_s = min(2 * self._retry_s, _RETRY_MAX_S)
+            return None
+        self._retry_s = _RETRY_MIN_S
+        return self._index
