@@ -57,6 +57,7 @@ class CyrusServer(Server):
         r"DBERROR: (reading|opening) .*: No such file|skiplist: .*No such file": "a database that this start creates",
         r"no user deny|DIGEST-MD5 common mech free": "said at every end of a session",
         r"signaled to death by signal 15 ": "cyrmaster passes its own SIGTERM on",
+        r"Could not delete local mailbox during move of": "said at every successful XFER: there was nothing to delete",
         r"successful mupdate connection": "logged as an error by Cyrus",
         r"unable to open Berkeley db .*sasldb2: No such file": "asked before the file is there",
     }

@@ -85,6 +85,7 @@ def message(subject: str, body: bytes = b"hello\r\n", **headers: str) -> bytes:
         "To": "somebody@example.org",
         "Subject": subject,
         "Message-ID": f"<{subject}@client.lab>",
+        "Date": "Mon, 23 Nov 2026 20:00:00 +0000",  # Cyrus adds one to a message without
         **{name.replace("_", "-"): value for name, value in headers.items()},
     }
     return b"".join(f"{name}: {value}\r\n".encode() for name, value in fields.items()) + b"\r\n" + body

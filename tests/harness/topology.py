@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from tests.harness.cyrus import CyrusBackend, CyrusFrontend, CyrusMupdate, CyrusServer, Known, make_sasldb
+from tests.harness.cyrus import MUPDATE_PORT, CyrusBackend, CyrusFrontend, CyrusMupdate, Known, make_sasldb
 from tests.harness.mupdate import Mupdate, UpdateStream
 from tests.harness.network import Network
 from tests.harness.ours import ROUTER_PORT, Config, Node, Router
@@ -22,7 +23,7 @@ from tests.harness.server import Server, stop_all
 from tests.harness.waiting import wait_until
 from tests.harness.wirefault import WireFault
 
-Master = Literal["ours", "stock"]
+MasterKind = Literal["ours", "stock"]
 
 HOSTS = {"mup.lab": 10, "be1.lab": 11, "be2.lab": 12, "fe.lab": 13, "wire.lab": 20}
 ROUTER_HOST, POSTFIX_HOST = 14, 15
@@ -72,56 +73,82 @@ class Group:
                 raise AssertionError(f"{server.name} did not start\n{server.tail()}")
 
 
-class Murder(Group):
-    """A mupdate master (`master`: ours or the stock one), two backends, a frontend with its stock slave.
+class Master(Group):
+    """A mupdate master alone: `kind` says whether it is ours or the stock one."""
+
+    node: Node
+    stock: CyrusMupdate
+
+    def __init__(
+        self, root: Root, state: Path, kind: MasterKind, *, extra: Sequence[str] = (), config: Config | None = None
+    ) -> None:
+        super().__init__(root, state)
+        self.kind = kind
+        self.sasldb = make_sasldb(root, state / "sasl", [name for name in HOSTS if name != "wire.lab"])
+        if kind == "ours":
+            backends = {name: self.hosts[name] for name in ("be1.lab", "be2.lab")}
+            self.node = Node(self.hosts["mup.lab"], state / "node", backends, config)
+            self.node.configure()
+        else:
+            self.stock = CyrusMupdate("mup.lab", self.hosts["mup.lab"], state / "mup", root, extra=extra)
+            self.stock.configure(self.hosts, self.sasldb)
+        self.servers = [self.master]
+
+    @property
+    def master(self) -> Node | CyrusMupdate:
+        return self.node if self.kind == "ours" else self.stock
+
+    def start(self) -> Self:
+        self.master.start()
+        return self
+
+    def forget_everything(self) -> None:
+        """Empty the store of the master, which must be stopped: the lost disk."""
+        if self.kind == "ours":
+            shutil.rmtree(self.node.state / "lib" / "store")
+        else:
+            (self.stock.state / "conf/mailboxes.db").unlink()
+
+    def mupdate(self) -> Mupdate:
+        """A logged-in connection to the master."""
+        return Mupdate(self.hosts["mup.lab"])
+
+    def updates(self) -> UpdateStream:
+        """A subscription to the master, its first list read."""
+        return UpdateStream(self.hosts["mup.lab"])
+
+
+class Murder(Master):
+    """A mupdate master, two backends, a frontend with its stock slave.
 
     `wire` puts a fault proxy between the backends (not the frontend) and the master.
     """
 
-    node: Node
-    stock: CyrusMupdate
-    be1: CyrusBackend
-    be2: CyrusBackend
-    fe: CyrusFrontend
-    wire: WireFault | None
+    wire: WireFault | None = None
 
     def __init__(
         self,
         root: Root,
         state: Path,
-        master: Master = "ours",
+        kind: MasterKind = "ours",
         *,
         extra: Sequence[str] = (),
         config: Config | None = None,
-        frontend: bool = True,
         wire: bool = False,
     ) -> None:
-        super().__init__(root, state)
-        self.kind = master
-        hosts, sasldb = self.hosts, make_sasldb(root, state / "sasl", [name for name in HOSTS if name != "wire.lab"])
-        backends = {name: hosts[name] for name in ("be1.lab", "be2.lab")}
-        if master == "ours":
-            self.node = Node(hosts["mup.lab"], state / "node", backends, config)
-        else:
-            self.stock = CyrusMupdate("mup.lab", hosts["mup.lab"], state / "mup", root, extra=extra)
+        super().__init__(root, state, kind, extra=extra, config=config)
+        hosts = self.hosts
         through = "wire.lab" if wire else "mup.lab"
         self.be1 = CyrusBackend("be1.lab", hosts["be1.lab"], state / "be1", root, mupdate=through, extra=extra)
         immediate = [*extra, "delete_mode: immediate"]
         self.be2 = CyrusBackend("be2.lab", hosts["be2.lab"], state / "be2", root, mupdate=through, extra=immediate)
-        self.fe = CyrusFrontend(
-            "fe.lab", hosts["fe.lab"], state / "fe", root, backends=["be1.lab", "be2.lab"], extra=extra
-        )
-        self.servers = [self.master, self.be1, self.be2, *([self.fe] if frontend else [])]
-        for server in self.servers:
-            if isinstance(server, CyrusServer):
-                server.configure(hosts, sasldb)
-        if master == "ours":
-            self.node.configure()
-        self.wire = WireFault((hosts["wire.lab"], 3905), (hosts["mup.lab"], 3905)) if wire else None
-
-    @property
-    def master(self) -> Node | CyrusMupdate:
-        return self.node if self.kind == "ours" else self.stock
+        names = ["be1.lab", "be2.lab"]
+        self.fe = CyrusFrontend("fe.lab", hosts["fe.lab"], state / "fe", root, backends=names, extra=extra)
+        for server in (self.be1, self.be2, self.fe):
+            server.configure(hosts, self.sasldb)
+            self.servers.append(server)
+        if wire:
+            self.wire = WireFault((hosts["wire.lab"], MUPDATE_PORT), (hosts["mup.lab"], MUPDATE_PORT))
 
     def start(self) -> Self:
         self.master.start()
@@ -134,14 +161,6 @@ class Murder(Group):
         finally:
             if self.wire is not None:
                 self.wire.close()
-
-    def mupdate(self) -> Mupdate:
-        """A logged-in connection to the master."""
-        return Mupdate(self.hosts["mup.lab"])
-
-    def updates(self) -> UpdateStream:
-        """A subscription to the master, its first list read."""
-        return UpdateStream(self.hosts["mup.lab"])
 
     def frontend_sees(self, condition: Callable[[dict[str, Known]], object], what: str, timeout_s: float = 15) -> None:
         """Wait until the frontend's own mailboxes.db satisfies `condition` (internal name -> what is known)."""
@@ -188,10 +207,3 @@ class Delivery(Group):
     @property
     def backends(self) -> tuple[CyrusBackend, CyrusBackend]:
         return self.be1, self.be2
-
-
-@contextlib.contextmanager
-def running(group: Group) -> Iterator[Group]:
-    """Start a group, and close it whatever happens."""
-    with group:
-        yield group
