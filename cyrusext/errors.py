@@ -150,6 +150,13 @@ class ConfigError(CyrusExtError):
     exit_code = 78
 
 
+class InputError(CyrusExtError):
+    """A file that was given to a command can not be read as what it should be; nothing of it was applied."""
+
+    code = "input"
+    exit_code = 1
+
+
 class DeliveryError(CyrusExtError):
     """A delivery did not succeed."""
 

@@ -56,10 +56,10 @@ def mailbox_of_address(address: bytes, rules: NameRules) -> bytes:
         levels = [level for level in _to_imap_utf7(detail).split(separator) if level]
         if not levels:
             raise InvalidName("address names neither a user nor a shared mailbox")
-        return check_name(prefix + b".".join(_to_internal_level(level) for level in levels))
+        return check_name(prefix + b".".join(_to_internal_level(level, rules) for level in levels))
     if not user:
         raise InvalidName("address has no local part")
-    return check_name(prefix + _USER + b"." + _to_internal_level(user))
+    return check_name(prefix + _USER + b"." + _to_internal_level(user, rules))
 
 
 def inbox_of_user(user: bytes, rules: NameRules) -> bytes:
@@ -76,7 +76,7 @@ def inbox_of_user(user: bytes, rules: NameRules) -> bytes:
     prefix = _domain_prefix(domain, rules)
     if prefix and not rules.virtdomains:
         raise InvalidName("user name has a domain, but [names] virtdomains is false")
-    return check_name(prefix + _USER + b"." + _to_internal_level(local))
+    return check_name(prefix + _USER + b"." + _to_internal_level(local, rules))
 
 
 def user_of_mailbox(name: bytes, rules: NameRules) -> bytes | None:
@@ -141,7 +141,7 @@ def from_external(text: bytes, rules: NameRules) -> bytes:
         raise InvalidName("mailbox name has an empty level")
     if levels[0].upper() == b"INBOX":
         raise InvalidName("INBOX names no mailbox without a user: write the user's name")
-    return check_name(prefix + b".".join(_to_internal_level(level) for level in levels))
+    return check_name(prefix + b".".join(_to_internal_level(level, rules) for level in levels))
 
 
 def _split_internal(name: bytes, rules: NameRules) -> tuple[bytes, list[bytes]]:
@@ -154,7 +154,10 @@ def _split_internal(name: bytes, rules: NameRules) -> tuple[bytes, list[bytes]]:
     return domain, name.split(b".")
 
 
-def _to_internal_level(level: bytes) -> bytes:
+def _to_internal_level(level: bytes, rules: NameRules) -> bytes:
+    """Return one level as it stands in an internal name; a `!` in it would make a domain of what precedes it."""
+    if rules.virtdomains and _DOMAIN_MARK in level:
+        raise InvalidName("name has a `!`, which ends the domain of a mailbox name")
     return level.replace(b".", b"^")
 
 

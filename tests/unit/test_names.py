@@ -101,6 +101,13 @@ def test_address_refused(address: bytes) -> None:
         mailbox_of_address(address, PLAIN)
 
 
+def test_a_local_part_can_not_name_another_domain() -> None:
+    assert mailbox_of_address(b"+example^net!user.bob", PLAIN) == b"example^net!user.bob"
+    for address in (b"x!bob@example.org", b"+example^net!user.bob@example.org"):
+        with pytest.raises(InvalidName, match="ends the domain"):
+            mailbox_of_address(address, DOMAINS)
+
+
 def test_a_folder_in_an_address_stays_within_490_bytes() -> None:
     assert len(mailbox_of_address(b"a" * 485, PLAIN)) == 490
     with pytest.raises(InvalidName, match="490"):
@@ -145,6 +152,7 @@ def test_the_default_domain_is_not_written() -> None:
         (b"inbox/Sent", SLASH),
         (b"user.a\nb", PLAIN),
         (b"user.alice@exa!mple", DOMAINS),
+        (b"example.net!user.alice", DOMAINS),
     ],
 )
 def test_external_refused(text: bytes, rules: NameRules) -> None:

@@ -1,0 +1,222 @@
+"""The client of a node's control socket: requests to the node of this machine, one reply each, in order.
+
+Rule: no call waits longer than its deadline, and a request whose reply did not come is reported as of unknown outcome,
+never as failed (repeating it is harmless).  Frames are a 4-byte big-endian length and a msgpack map.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import select
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+import msgspec
+
+from cyrusext import errors
+from cyrusext.errors import CyrusExtError, NodeUnavailable
+
+MAX_FRAME = 16 << 20
+"""Longest frame in bytes, either way."""
+MAX_BATCH = 5000
+"""Most changes in one request."""
+MAX_BATCH_BYTES = 4 << 20
+"""Most bytes of names and ACLs in one request: its reply repeats up to as much again."""
+
+ABSENT = 0
+"""State of a `Change` in a reply: there was no record."""
+DELETE = 3
+"""State of a `Change` in a request: remove the record."""
+
+
+class Change(NamedTuple):
+    """One wanted record, or in a reply the one that was there: `state` is a State's value, `ABSENT` or `DELETE`."""
+
+    name: bytes
+    state: int
+    server: str = ""
+    partition: str = ""
+    acl: bytes = b""
+
+
+class Refusal(NamedTuple):
+    """A change that the node did not make, why, and where the mailbox is."""
+
+    name: bytes
+    reason: str
+    server: str
+    partition: str
+
+
+class _Fault(msgspec.Struct):
+    code: str = ""
+    message: str = "the node gave no reason"
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What the node did with one batch; `before` is what was there, for each record that changed."""
+
+    created: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    absent: int = 0
+    refused: list[Refusal] = []
+    before: list[Change] = []
+
+
+class _Envelope(msgspec.Struct):
+    ok: bool = False
+    error: _Fault = msgspec.field(default_factory=_Fault)
+
+
+class _StatusReply(msgspec.Struct):
+    status: dict[str, Any]
+
+
+_R = TypeVar("_R")
+_HEADER = struct.Struct(">I")
+_CODES: dict[str, type[CyrusExtError]] = {
+    kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CyrusExtError)
+}
+
+
+class ControlClient:
+    """A connection to the node whose run_dir is `run_dir`.
+
+    Raises NodeUnavailable where no node serves it, and the node's own error, by its code, where it refuses a request.
+    """
+
+    def __init__(self, run_dir: Path, *, timeout_s: float = 30.0) -> None:
+        self._path = run_dir / "control"
+        self._timeout_s = timeout_s
+        self._incoming = bytearray()
+        self._outgoing: deque[memoryview] = deque()
+        self._awaited = 0
+        self._encoder = msgspec.msgpack.Encoder()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.settimeout(timeout_s)
+            self._socket.connect(str(self._path))
+            self._socket.setblocking(False)
+        except OSError as error:
+            self._socket.close()
+            raise NodeUnavailable(_why_unreachable(self._path, error)) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; replies still awaited are lost."""
+        self._socket.close()
+
+    def status(self) -> dict[str, Any]:
+        """Return what the node says of itself."""
+        self._submit({"op": "status"})
+        return self._collect(_StatusReply).status
+
+    def apply(self, changes: Sequence[Change], *, force: bool = False, dry_run: bool = False) -> Applied:
+        """Have the node make `changes` (at most `MAX_BATCH`) in one transaction; return what came of it."""
+        self.submit(changes, force=force, dry_run=dry_run)
+        return self.collect()
+
+    def submit(self, changes: Sequence[Change], *, force: bool = False, dry_run: bool = False) -> None:
+        """Queue a batch without waiting for its reply, which the matching `collect` returns."""
+        self._submit({"op": "apply", "changes": changes, "force": force, "dry_run": dry_run, "by": _who()})
+
+    def collect(self) -> Applied:
+        """Wait for the reply to the oldest batch that was submitted."""
+        return self._collect(Applied)
+
+    def _submit(self, request: dict[str, Any]) -> None:
+        frame = self._encoder.encode(request)
+        if len(frame) > MAX_FRAME:
+            raise errors.LocalProtocolError(f"request of {len(frame)} bytes, at most {MAX_FRAME} are possible")
+        self._outgoing.append(memoryview(_HEADER.pack(len(frame)) + frame))
+        self._awaited += 1
+        self._pump(time.monotonic(), until_reply=False)
+
+    def _collect(self, kind: type[_R]) -> _R:
+        if not self._awaited:
+            raise errors.LocalProtocolError("no request is waiting for a reply")
+        self._pump(time.monotonic() + self._timeout_s, until_reply=True)
+        (length,) = _HEADER.unpack_from(self._incoming)
+        frame = bytes(memoryview(self._incoming)[_HEADER.size : _HEADER.size + length])
+        del self._incoming[: _HEADER.size + length]
+        self._awaited -= 1
+        try:
+            envelope = msgspec.msgpack.decode(frame, type=_Envelope)
+            if envelope.ok:
+                return msgspec.msgpack.decode(frame, type=kind)
+        except msgspec.MsgspecError as error:
+            raise self._lost(f"sent a reply that can not be read ({error})") from error
+        raise _CODES.get(envelope.error.code, CyrusExtError)(envelope.error.message)
+
+    def _pump(self, deadline: float, *, until_reply: bool) -> None:
+        """Send what is queued and read what comes: both at once, else two full socket buffers would wait for ever."""
+        while not self._has_reply() if until_reply else bool(self._outgoing):
+            left = deadline - time.monotonic()
+            wanted = [self._socket] if self._outgoing else []
+            readable, writable, _ = select.select([self._socket], wanted, [], max(0.0, left))
+            if not readable and not writable:
+                if until_reply:
+                    raise self._lost(f"did not answer within {self._timeout_s:g} s")
+                return
+            try:
+                if readable:
+                    data = self._socket.recv(1 << 18)
+                    if not data:
+                        raise self._lost("closed the connection")
+                    self._incoming += data
+                if writable:
+                    sent = self._socket.send(self._outgoing[0])
+                    self._outgoing[0] = self._outgoing[0][sent:]
+                    if not self._outgoing[0]:
+                        self._outgoing.popleft()
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._lost(f"broke the connection ({error.strerror})") from error
+
+    def _has_reply(self) -> bool:
+        if len(self._incoming) < _HEADER.size:
+            return False
+        length: int = _HEADER.unpack_from(self._incoming)[0]
+        if length > MAX_FRAME:
+            raise self._lost(f"announced a reply of {length} bytes")
+        return len(self._incoming) >= _HEADER.size + length
+
+    def _lost(self, event: str) -> NodeUnavailable:
+        self._socket.close()
+        return NodeUnavailable(
+            f"the node at {self._path} {event}; whether it did what was asked is unknown, and asking again is harmless"
+        )
+
+
+def _why_unreachable(path: Path, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return f"no right to use {path}: become root or the user or group of the node"
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        return f"no node is running at {path}: start `cyrusext node` with the same configuration, or give it with -c"
+    return f"the node at {path} can not be reached: {error.strerror or error}"
+
+
+def _who() -> str:
+    """Who asks, for changed_by: the records' last writer."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = str(os.getuid())
+    return f"cli:{name}"
