@@ -138,7 +138,7 @@ def decode_arguments(head: CommandHead) -> Command:
     except RemoteProtocolError:
         raise BadCommand(tag, "Extra arguments") from None
     for string in strings:
-        # Quirk.STRINGS_ONLY, Quirk.NUL_REFUSED
+        # Quirk.STRINGS_ONLY; a literal holds no NUL (RFC 3656 section 3, CHAR8)
         if isinstance(string, Atom) or b"\0" in string:
             raise BadCommand(tag, "Extra arguments")
     least, most = _ARGUMENTS[kind]

@@ -33,8 +33,6 @@ class Quirk(enum.Enum):
         "reply text is always quoted; the stock master leaves it bare after STARTTLS, COMPRESS and a cancelled "
         "AUTHENTICATE, which its own client can not read"
     )
-    NUL_REFUSED = "a NUL in a literal is BAD; the stock master reads the rest of the literal as a command"
-    LITERAL_AFTER_BAD = "the literals of a refused command are read past; the stock master reads them as commands"
     LITERAL_LIMIT = "a literal over the limit is BAD; the stock master exits"
     RESERVE_KEEPS_ACTIVE = (
         "RESERVE by the owner of an active mailbox leaves it active; stock demotes it and loses the ACL"
