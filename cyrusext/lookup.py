@@ -37,13 +37,15 @@ class Verdict(enum.Enum):
 
 class Answer(NamedTuple):
     """`mailbox` is the internal name asked for; `server` and `partition` are set when it was FOUND; `reason` says why
-    it was not, for the log and for a peer (no paths)."""
+    it was not, for the log and for a peer (no paths).  ``unsettled``: TEMPORARY because of the record itself (reserved,
+    held or suspect: 451 4.2.1), not because the list can not be trusted now (451 4.4.3)."""
 
     verdict: Verdict
     mailbox: bytes = b""
     server: str = ""
     partition: str = ""
     reason: str = ""
+    unsettled: bool = False
 
 
 class Lookup:
@@ -94,10 +96,11 @@ class Lookup:
 
     def _hit(self, name: bytes, entry: IndexEntry) -> Answer:
         if entry.state is State.RESERVED:
-            return Answer(Verdict.TEMPORARY, name, reason="mailbox is being created or moved")
+            return Answer(Verdict.TEMPORARY, name, reason="mailbox is being created or moved", unsettled=True)
         if entry.flags & _UNSURE:
             held = entry.flags & Flag.HELD
-            return Answer(Verdict.TEMPORARY, name, reason="mailbox is held" if held else "mailbox is being verified")
+            reason = "mailbox is held" if held else "mailbox is being verified"
+            return Answer(Verdict.TEMPORARY, name, reason=reason, unsettled=True)
         return Answer(Verdict.FOUND, name, entry.server, entry.partition)
 
     def _miss(self, index: Index, name: bytes, bounces: bool) -> Answer:

@@ -72,7 +72,7 @@ class Script:
     data: bytes = b"354 go\r\n"
     final: dict[bytes, bytes] = field(default_factory=dict)
     drop_after: str = ""
-    """Close the connection after (or instead of the reply to): greeting mail rcpt data, body (the first octets), dot."""
+    """Close the connection instead of the next step: greeting mail rcpt data 354 body (at its first octets) dot."""
     drop_after_finals: int = -1
     hang_at: str = ""
     """Never answer: greeting mail rcpt data dot; or never read: body."""
@@ -146,7 +146,8 @@ class ScriptedBackend:
     async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._at("greeting")
         writer.write(self.script.greeting)
-        mail, rcpts = b"", []
+        mail = b""
+        rcpts: list[bytes] = []
         while line := await reader.readline():
             self.commands.append(line)
             verb = line[:4].upper()
@@ -219,7 +220,7 @@ class LmtpClient:
 
     async def reply(self) -> bytes:
         """One whole reply."""
-        lines = []
+        lines: list[bytes] = []
         while True:
             line = await asyncio.wait_for(self.reader.readline(), PATIENCE_S)
             assert line.endswith(b"\r\n"), f"the router closed after {b''.join(lines)!r} {line!r}"

@@ -1,0 +1,186 @@
+"""What can be said in LMTP: commands of a client, replies of a server, and what happened to a message.
+
+Rule: a value of these types can always be sent.  Paths and reply lines are the octets that came over the wire; what
+is passed on is passed on unchanged.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+
+class Reply(NamedTuple):
+    """One reply, possibly of several lines; ``raw`` is the whole of it with its CRLFs (RFC 5321 section 4.2)."""
+
+    code: int
+    raw: bytes
+
+    @property
+    def positive(self) -> bool:
+        """True for 2xx."""
+        return 200 <= self.code <= 299
+
+    @property
+    def failure(self) -> bool:
+        """True for 4xx and 5xx."""
+        return 400 <= self.code <= 599
+
+    @property
+    def lines(self) -> list[bytes]:
+        """The texts of the lines, without code and CRLF."""
+        return [line[4:] for line in self.raw.split(b"\r\n")[:-1]]
+
+    @property
+    def text(self) -> str:
+        """The whole reply on one line, for a log."""
+        return f"{self.code} " + " / ".join(line.decode("utf-8", "backslashreplace") for line in self.lines)
+
+    def has_status(self, status: bytes) -> bool:
+        """True if a line starts with the enhanced status code `status` (RFC 2034 section 4)."""
+        return any(line.split(b" ", 1)[0] == status for line in self.lines)
+
+
+def reply(code: int, *lines: str) -> Reply:
+    """Build a reply of our own from ASCII `lines`."""
+    last = len(lines) - 1
+    raw = b"".join(b"%d%c%s\r\n" % (code, 45 if i < last else 32, line.encode("ascii")) for i, line in enumerate(lines))
+    return Reply(code, raw)
+
+
+class Lhlo(NamedTuple):
+    """LHLO with the client's name (RFC 2033 section 4.1)."""
+
+    domain: bytes
+
+
+class Mail(NamedTuple):
+    """MAIL: the reverse-path with its angle brackets, ``size`` octets as declared (0: not said), ``body`` or empty."""
+
+    path: bytes
+    size: int = 0
+    body: bytes = b""
+
+
+class Rcpt(NamedTuple):
+    """RCPT: the forward-path with its angle brackets, its source route removed (RFC 5321 appendix C)."""
+
+    path: bytes
+
+    @property
+    def address(self) -> bytes:
+        """The mailbox without brackets, quotes and quoting backslashes: what a lookup understands."""
+        address = self.path[1:-1]
+        if not address.startswith(b'"'):
+            return address
+        local, quote, domain = address[1:].rpartition(b'"')
+        if not quote:
+            return address
+        out = bytearray()
+        octets = iter(local)
+        for octet in octets:
+            out.append(next(octets, octet) if octet == 0x5C else octet)
+        return bytes(out) + domain
+
+
+class Data(NamedTuple):
+    """DATA: the client waits for 354."""
+
+
+class Rset(NamedTuple):
+    """RSET: forget the transaction."""
+
+
+class Noop(NamedTuple):
+    """NOOP."""
+
+
+class Vrfy(NamedTuple):
+    """VRFY with its argument, which is not looked up."""
+
+    argument: bytes
+
+
+class Quit(NamedTuple):
+    """QUIT: the connection ends after the reply."""
+
+
+class Refused(NamedTuple):
+    """A command that the protocol refuses: send ``reply``, and close the connection if ``close``."""
+
+    reply: Reply
+    close: bool = False
+
+
+class BodyData(NamedTuple):
+    """Octets of the message as they came, dot-stuffed; never a part of the end-of-data sequence."""
+
+    chunk: bytes
+
+
+class Verdict(enum.Enum):
+    """What the scan says of a message whose end has come."""
+
+    GOOD = "good"
+    BARE_NEWLINE = "bare-newline"
+    TOO_LARGE = "too-large"
+
+
+class BodySpoiled(NamedTuple):
+    """The message can not be delivered any more: nothing of it may follow to a backend, its end is still to come."""
+
+    verdict: Verdict
+
+
+class BodyEnd(NamedTuple):
+    """CRLF.CRLF has come: the message had ``size`` octets (stuffed dots included) and may hold NUL octets."""
+
+    size: int
+    verdict: Verdict
+    has_nul: bool
+
+
+class NeedData(enum.Enum):
+    """There is no event before more octets come (NEED_DATA), or before the caller decides something (PAUSED)."""
+
+    NEED_DATA = "need-data"
+    PAUSED = "paused"
+
+
+NEED_DATA = NeedData.NEED_DATA
+PAUSED = NeedData.PAUSED
+
+Command = Lhlo | Mail | Rcpt | Data | Rset | Noop | Vrfy | Quit
+ServerEvent = Command | Refused | BodyData | BodySpoiled | BodyEnd | NeedData
+
+
+class Sent(enum.Enum):
+    """What a reply of a backend answers."""
+
+    MAIL = "mail"
+    RCPT = "rcpt"
+    DATA = "data"
+    MESSAGE = "message"
+    RSET = "rset"
+
+
+class Ready(NamedTuple):
+    """Greeting, LHLO and, where wanted, AUTH are done: a transaction may begin."""
+
+
+class HandshakeFailed(NamedTuple):
+    """The backend refused before any transaction: ``reply`` are its words, ``command`` what they answer."""
+
+    command: str
+    reply: Reply
+
+
+class Answered(NamedTuple):
+    """`reply` answers ``sent``; ``context`` is what the caller gave with the command (a recipient)."""
+
+    sent: Sent
+    context: object
+    reply: Reply
+
+
+ClientEvent = Ready | HandshakeFailed | Answered | NeedData

@@ -1,0 +1,53 @@
+"""Where a recipient goes: the lookup's verdict as a place or as a reply.
+
+Rule: DESIGN rule 1 is the lookup's, in one place; here its verdicts only get their LMTP words.  "Absent" is the one
+verdict that bounces mail, every other doubt is a 451.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from cyrusext.backends import Backends
+from cyrusext.lookup import Answer, Verdict
+from lmtp_router.protocol.types import Rcpt, Reply, reply
+
+UNKNOWN_USER = reply(550, "5.1.1 User unknown")
+NOT_NOW = reply(451, "4.4.3 Mailbox can not be located now, try again later")
+UNSETTLED = reply(451, "4.2.1 Mailbox is being changed, try again later")
+BACKEND_DOWN = reply(451, "4.3.2 Mailbox is out of service, try again later")
+
+
+class Locator(Protocol):
+    """What the router asks of cyrusext.lookup.Lookup."""
+
+    def recipient(self, address: bytes) -> Answer: ...
+
+
+class Route(NamedTuple):
+    """A recipient goes to `server`, whose LMTP is at `host` and `port`."""
+
+    server: str
+    host: str
+    port: int
+
+
+class Routing:
+    """Asks the lookup and the configured backends."""
+
+    def __init__(self, lookup: Locator, backends: Backends) -> None:
+        self._lookup = lookup
+        self._backends = backends
+
+    def route(self, recipient: Rcpt) -> Route | Reply:
+        """Return where `recipient` goes now, or the reply of a recipient that goes nowhere."""
+        answer = self._lookup.recipient(recipient.address)
+        if answer.verdict is Verdict.FOUND:
+            entry = self._backends.get(answer.server)
+            if entry is not None and entry.state == "down":
+                return BACKEND_DOWN
+            host, port = self._backends.endpoint(answer.server, "lmtp")
+            return Route(answer.server, host, port)
+        if answer.verdict is Verdict.ABSENT:
+            return UNKNOWN_USER
+        return UNSETTLED if answer.unsettled else NOT_NOW

@@ -1,0 +1,224 @@
+"""One transaction of a client, from MAIL to the last reply: its recipients, its deliveries, its body.
+
+Rule: every RCPT has one reply, and every accepted one has one more after the message, in RCPT order, whatever the
+backends do; the client is asked for the message only when somebody takes it.  No socket and no clock are in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lmtp_router.body import Body
+from lmtp_router.delivery import Delivery, Phase, Recipient
+from lmtp_router.interfaces import Client, Deadlines, Dispatch
+from lmtp_router.protocol.types import Mail, Rcpt, Reply, Verdict, reply
+from lmtp_router.results import Replies
+from lmtp_router.routing import UNKNOWN_USER, Route, Routing
+
+MOVED = reply(451, "4.4.3 Mailbox is not where it should be, try again later")
+BARE_NEWLINE = reply(554, "5.6.11 Message has a bare CR or LF")
+TOO_LARGE = reply(552, "5.3.4 Message is larger than this server takes")
+
+_SPOILED = {Verdict.BARE_NEWLINE: BARE_NEWLINE, Verdict.TOO_LARGE: TOO_LARGE}
+
+
+class Transaction:
+    """What the client is doing since MAIL."""
+
+    __slots__ = (
+        "_client",
+        "_clock",
+        "_deadlines",
+        "_decided",
+        "_deliveries",
+        "_dispatch",
+        "_ended",
+        "_open",
+        "_replies",
+        "_routing",
+        "_unanswered",
+        "_unsettled",
+        "_wants_data",
+        "body",
+        "mail",
+        "recipients",
+        "size",
+    )
+
+    def __init__(
+        self,
+        mail: Mail,
+        client: Client,
+        replies: Replies,
+        routing: Routing,
+        dispatch: Dispatch,
+        deadlines: Deadlines,
+        clock: Callable[[], float],
+        body_limit: int,
+    ) -> None:
+        self.mail = mail
+        self.body = Body(body_limit)
+        self.recipients: list[Recipient] = []
+        """The recipients that got a 2xx or have no answer yet, in RCPT order."""
+        self.size = 0
+        self._client = client
+        self._replies = replies
+        self._routing = routing
+        self._dispatch = dispatch
+        self._deadlines = deadlines
+        self._clock = clock
+        self._deliveries: list[Delivery] = []
+        self._open: dict[str, Delivery] = {}
+        """The delivery that takes further recipients, by server."""
+        self._unanswered = 0
+        self._unsettled = 0
+        self._wants_data = False
+        self._decided = False
+        self._ended = False
+
+    @property
+    def unanswered(self) -> int:
+        """Number of RCPTs whose reply is still to come."""
+        return self._unanswered
+
+    @property
+    def live(self) -> bool:
+        """True while a delivery is not over."""
+        return any(delivery.phase is not Phase.OVER for delivery in self._deliveries)
+
+    @property
+    def over(self) -> bool:
+        """True when the message has come and every recipient has its reply."""
+        return self._ended and not self._unsettled
+
+    @property
+    def blocked(self) -> bool:
+        """True while the client has to wait for a backend."""
+        return self.body.full or any(delivery.blocked for delivery in self._deliveries)
+
+    def rcpt(self, rcpt: Rcpt) -> None:
+        """The client named a recipient: its reply comes from the lookup or from its backend."""
+        recipient = Recipient(rcpt, self._replies.reserve(), self._clock())
+        self.recipients.append(recipient)
+        self._unanswered += 1
+        route = self._routing.route(rcpt)
+        if isinstance(route, Reply):
+            self.recipient_answered(recipient, route)
+        else:
+            self._assign(recipient, route)
+
+    def _assign(self, recipient: Recipient, route: Route) -> None:
+        delivery = self._open.get(route.server)
+        if delivery is not None and delivery.takes_recipients:
+            delivery.add(recipient)
+            return
+        delivery = Delivery(route, self.mail, self, self._dispatch, self._deadlines, self._clock)
+        self._deliveries.append(delivery)
+        self._open[route.server] = delivery
+        delivery.add(recipient)
+        if self._wants_data:
+            delivery.request_data()
+        delivery.start()
+
+    def data(self) -> None:
+        """The client wants to send: the backends are asked at once, it gets its 354 when each RCPT has its reply."""
+        self._wants_data = True
+        for delivery in list(self._deliveries):
+            delivery.request_data()
+        self._decide()
+
+    def _decide(self) -> None:
+        if not self._wants_data or self._unanswered or self._decided:
+            return
+        self._decided = True
+        self.recipients = [recipient for recipient in self.recipients if recipient.accepted]
+        self._unsettled = sum(recipient.final is None for recipient in self.recipients)
+        if not self.recipients:
+            self.cancel()
+        self._client.data_decided(bool(self.recipients))
+        self.delivery_moved()
+
+    def recipient_answered(self, recipient: Recipient, answer: Reply) -> None:
+        """The reply to RCPT, from a backend or from the lookup."""
+        recipient.answer = answer
+        self._unanswered -= 1
+        self._replies.fill(recipient.slot, answer.raw)
+        if not answer.positive:
+            self._client.recipient_done(recipient, answer, 0)
+        self._decide()
+
+    def recipient_unknown(self, recipient: Recipient, answer: Reply) -> None:
+        """The backend knows no such mailbox.  A stale location is no bounce: ask again, go there once, else defer."""
+        route = self._routing.route(recipient.rcpt)
+        if route is UNKNOWN_USER:
+            # Index and backend agree: the backend says it in its own words.
+            self.recipient_answered(recipient, answer)
+        elif isinstance(route, Reply):
+            self.recipient_answered(recipient, route)
+        elif recipient.rerouted or route.server == recipient.server:
+            self.recipient_answered(recipient, MOVED)
+        else:
+            recipient.rerouted = True
+            self._assign(recipient, route)
+
+    def recipient_settled(self, recipient: Recipient, final: Reply) -> None:
+        """The last word on an accepted recipient."""
+        recipient.final = final
+        if self._decided:
+            self._unsettled -= 1
+        if self._ended:
+            self._tell(recipient, final)
+
+    def _tell(self, recipient: Recipient, final: Reply) -> None:
+        self._replies.fill(recipient.slot, final.raw)
+        self._client.recipient_done(recipient, final, self.size)
+
+    def feed(self, chunk: bytes) -> None:
+        """A piece of the message, for every backend at once."""
+        self.body.append(chunk)
+        for delivery in self._deliveries:
+            delivery.feed(chunk)
+
+    def spoil(self, verdict: Verdict) -> None:
+        """The message can not be delivered: no backend gets its end, no recipient a success."""
+        self.cancel()
+        for recipient in self.recipients:
+            if recipient.final is None:
+                self.recipient_settled(recipient, _SPOILED[verdict])
+
+    def end(self, size: int) -> None:
+        """The message is whole: `size` octets."""
+        self._ended = True
+        self.size = size
+        self.body.complete = True
+        for recipient in self.recipients:
+            recipient.slot = self._replies.reserve()
+        for recipient in self.recipients:
+            if recipient.final is not None:
+                self._tell(recipient, recipient.final)
+        for delivery in list(self._deliveries):
+            delivery.finish()
+        self.delivery_moved()
+
+    def cancel(self) -> None:
+        """Give up whatever has not been sent whole: RSET, a client that is gone, a message that is spoiled."""
+        for delivery in list(self._deliveries):
+            delivery.cancel()
+        self.body.drop()
+
+    def delivery_moved(self) -> None:
+        """A gate opened, a backend takes octets again, or a delivery is over."""
+        if self._decided and self.body.keep and not any(delivery.gated for delivery in self._deliveries):
+            self.body.drop()
+        self._client.transaction_moved()
+
+    def flush(self) -> None:
+        """All that came in one piece from a backend has been told."""
+        self._client.flush()
+
+    def expire(self, now: float) -> None:
+        """Drop the deliveries whose deadline has passed."""
+        for delivery in list(self._deliveries):
+            if delivery.deadline <= now:
+                delivery.expire()
+        self._client.flush()

@@ -1,0 +1,171 @@
+"""Command lines to commands, replies of backends to replies."""
+
+from __future__ import annotations
+
+import pytest
+
+from cyrusext.errors import RemoteProtocolError
+from lmtp_router.protocol import codec
+from lmtp_router.protocol.types import Data, Lhlo, Mail, Noop, Quit, Rcpt, Refused, Reply, Rset, Vrfy, reply
+
+COMMANDS = [
+    (b"LHLO client.example.org", Lhlo(b"client.example.org")),
+    (b"lhlo [127.0.0.1]", Lhlo(b"[127.0.0.1]")),
+    (b"MAIL FROM:<>", Mail(b"<>")),
+    (b"MAIL FROM:<a@example.org>", Mail(b"<a@example.org>")),
+    (b"mail from:<a@example.org> size=1234 body=8bitmime", Mail(b"<a@example.org>", 1234, b"8BITMIME")),
+    (b"MAIL FROM:<a@example.org> BODY=7BIT", Mail(b"<a@example.org>", 0, b"7BIT")),
+    (b'MAIL FROM:<"a b>c"@example.org>', Mail(b'<"a b>c"@example.org>')),
+    (b"RCPT TO:<u@example.org>", Rcpt(b"<u@example.org>")),
+    (b"RCPT TO:<u+Folder@example.org>", Rcpt(b"<u+Folder@example.org>")),
+    (b"RCPT TO:<@a.example,@b.example:u@example.org>", Rcpt(b"<u@example.org>")),
+    (b"RCPT TO:<postmaster>", Rcpt(b"<postmaster>")),
+    (b"RCPT TO:<u@[127.0.0.1]>", Rcpt(b"<u@[127.0.0.1]>")),
+    (b"RCPT TO:<u@example.org> ORCPT=rfc822;U@example.org", Rcpt(b"<u@example.org>")),
+    (b"DATA", Data()),
+    (b"RSET", Rset()),
+    (b"NOOP whatever it is", Noop()),
+    (b"VRFY u", Vrfy(b"u")),
+    (b"quit", Quit()),
+]
+
+REFUSED = [
+    (b"EHLO client.example.org", b"500 5.5.1"),
+    (b"HELO client.example.org", b"500 5.5.1"),
+    (b"LHLO", b"501 5.5.4"),
+    (b"LHLO two words", b"501 5.5.4"),
+    (b"", b"500 5.5.1"),
+    (b"FROB", b"500 5.5.1"),
+    (b"DATA now", b"501 5.5.4"),
+    (b"VRFY", b"501 5.5.4"),
+    (b"MAIL", b"501 5.5.4"),
+    (b"MAIL FROM:", b"501 5.1.7"),
+    (b"MAIL FROM:a@example.org", b"501 5.1.7"),
+    (b"MAIL FROM: <a@example.org>", b"501 5.1.7"),
+    (b"MAIL FROM:< a@example.org>", b"501 5.1.7"),
+    (b"MAIL FROM:<a@example.org", b"501 5.1.7"),
+    (b"MAIL FROM:<a@example.org>SIZE=1", b"501 5.1.7"),
+    (b"MAIL FROM:<a<b@example.org>", b"501 5.1.7"),
+    (b'MAIL FROM:<"a@example.org>', b"501 5.1.7"),
+    (b"MAIL FROM:<a@example.org> SIZE=", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> SIZE=-1", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> SIZE=1 SIZE=2", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> BODY=BINARYMIME", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> SMTPUTF8", b"555 5.5.4"),
+    (b"MAIL FROM:<a@example.org> RET=FULL", b"555 5.5.4"),
+    (b"MAIL FROM:<a@example.org> AUTH=<>", b"555 5.5.4"),
+    (b"RCPT TO:<>", b"501 5.1.3"),
+    (b"RCPT TO:<@a.example:>", b"501 5.1.3"),
+    (b"RCPT TO:<@a.example>", b"501 5.1.3"),
+    (b"RCPT TO:<u@example.org> NOTIFY=NEVER", b"555 5.5.4"),
+    (b"RCPT TO:<\xc3\xbc@example.org>", b"553 5.6.7"),
+    (b"RCPT TO:<" + b"u" * 2000 + b"@example.org>", b"501 5.1.3"),
+    (b"RCPT TO:<u\0@example.org>", b"500 5.5.2"),
+    (b"NOOP\rRSET", b"500 5.5.2"),
+]
+
+
+@pytest.mark.parametrize(("line", "command"), COMMANDS)
+def test_commands(line: bytes, command: object) -> None:
+    assert codec.parse_command(line) == command
+
+
+@pytest.mark.parametrize(("line", "answer"), REFUSED)
+def test_refused(line: bytes, answer: bytes) -> None:
+    parsed = codec.parse_command(line)
+    assert isinstance(parsed, Refused)
+    assert parsed.reply.raw.startswith(answer)
+
+
+@pytest.mark.parametrize(
+    ("path", "address"),
+    [
+        (b"<u@example.org>", b"u@example.org"),
+        (b'<"u"@example.org>', b"u@example.org"),
+        (b'<"a\\"b c"@example.org>', b'a"b c@example.org'),
+        (b"<postmaster>", b"postmaster"),
+    ],
+)
+def test_address_of_a_recipient(path: bytes, address: bytes) -> None:
+    assert Rcpt(path).address == address
+
+
+def test_mail_for_a_backend_has_what_the_backend_takes() -> None:
+    mail = Mail(b"<a@example.org>", 10, b"8BITMIME")
+    assert codec.build_mail(mail, frozenset()) == b"MAIL FROM:<a@example.org>\r\n"
+    full = codec.build_mail(mail, frozenset({b"SIZE", b"8BITMIME"}))
+    assert full == b"MAIL FROM:<a@example.org> SIZE=10 BODY=8BITMIME\r\n"
+    assert codec.parse_command(full[:-2]) == mail
+
+
+def test_extensions() -> None:
+    answer = Reply(250, b"250-host\r\n250-AUTH PLAIN login\r\n250-size 100\r\n250 PIPELINING\r\n")
+    assert codec.parse_extensions(answer) == (
+        frozenset({b"AUTH", b"SIZE", b"PIPELINING"}),
+        frozenset({b"PLAIN", b"LOGIN"}),
+    )
+
+
+def test_auth_plain() -> None:
+    assert codec.build_auth_plain("murder", "secret") == b"AUTH PLAIN AG11cmRlcgBzZWNyZXQ=\r\n"
+
+
+REPLIES = [
+    [b"250 2.0.0 ok\r\n"],
+    [b"250\r\n"],
+    [b"550-Mailbox unknown.\r\n550-Either there is none or you may not see it.\r\n550 5.1.1 User unknown\r\n"],
+    [b"250-a\r\n250-b\r\n250 c\r\n", b"354 go\r\n", b"452 4.2.2 Over quota\tnow\r\n"],
+    [b"250 \xc3\xbc\r\n"],
+]
+
+
+@pytest.mark.parametrize("answers", REPLIES)
+def test_replies_in_any_pieces(answers: list[bytes]) -> None:
+    whole = b"".join(answers)
+    for size in (1, 2, 3, 7, len(whole)):
+        parser = codec.ReplyParser()
+        found = [r for at in range(0, len(whole), size) for r in parser.feed(whole[at : at + size])]
+        assert [r.raw for r in found] == answers
+        assert [r.code for r in found] == [int(answer[:3]) for answer in answers]
+        assert not parser.partial
+    parser = codec.ReplyParser()
+    assert [r.raw for r in parser.feed(whole + b"250-more")] == answers
+    assert parser.partial
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"\r\n",
+        b"25\r\n",
+        b"hello\r\n",
+        b"250ok\r\n",
+        b"150 no\r\n",
+        b"650 no\r\n",
+        b"250-a\r\n251 b\r\n",
+        b"250 a\n250 b\r\n",
+        b"250 a\rb\r\n",
+        b"250 a\0\r\n",
+        b"250 " + b"x" * 3000,
+        b"250 " + b"x" * 3000 + b"\r\n",
+        b"250-x\r\n" * 200,
+    ],
+)
+def test_no_replies(octets: bytes) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        codec.ReplyParser().feed(octets)
+    assert caught.value.fatal
+    parser = codec.ReplyParser()
+    with pytest.raises(RemoteProtocolError):
+        for at in range(len(octets)):
+            parser.feed(octets[at : at + 1])
+
+
+def test_replies_of_our_own() -> None:
+    assert reply(250, "one", "two").raw == b"250-one\r\n250 two\r\n"
+    answer = Reply(550, REPLIES[2][0])
+    assert answer.has_status(b"5.1.1")
+    assert not answer.has_status(b"5.1")
+    assert answer.text.startswith("550 Mailbox unknown. / Either")
+    assert answer.failure
+    assert not answer.positive
