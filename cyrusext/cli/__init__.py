@@ -1,0 +1,31 @@
+"""The command ``cyrusext``: one module per family of commands.
+
+Rule: a command is quiet when it did what it was asked, tells faults on standard error, and ends with 0 done, 1 absent
+or finding, 2 usage, 69 unavailable, 75 temporary, 78 configuration (docs/exit-codes.md).
+"""
+
+from __future__ import annotations
+
+import click
+
+from cyrusext.cli.config_cmd import config_group
+from cyrusext.cli.lookup_cmd import lookup_command
+from cyrusext.cli.mailbox_cmd import mailbox_group
+from cyrusext.cli.node_cmd import node_command
+from cyrusext.cli.options import Commands
+from cyrusext.cli.status_cmd import status_command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cyrusext", prog_name="cyrusext", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Where is this mailbox? The node of a Cyrus cluster, and questions and changes to it."""
+
+
+for _command in (node_command, status_command, lookup_command, mailbox_group, config_group):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    cli(prog_name="cyrusext")
