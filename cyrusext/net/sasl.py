@@ -125,9 +125,7 @@ class SaslExchange:
         """Go on with the client's `response`; raises LoginRefused or LoginUnavailable."""
         out, length = ffi.new("const char **"), ffi.new("unsigned *")
         data = ffi.from_buffer(response or b"\0")
-        return self._result(
-            lib.sasl_server_step(self._holder[0], data, len(response), out, length), out, length
-        )
+        return self._result(lib.sasl_server_step(self._holder[0], data, len(response), out, length), out, length)
 
     def _result(self, result: int, out: FFI.CData, length: FFI.CData) -> Step:
         challenge = bytes(ffi.buffer(out[0], length[0])) if out[0] != ffi.NULL else b""

@@ -18,8 +18,18 @@ PACKAGES = ("cyrusext", "lmtp_router", "sieve")
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cyrusext.cli", "lmtp_router.cli"}),
-    frozenset({"cyrusext.manage"}),
-    frozenset({"cyrusext.mupdate.client", "cyrusext.mupdate.server", "lmtp_router"}),
+    frozenset({"cyrusext.manage", "cyrusext.node"}),
+    frozenset(
+        {
+            "cyrusext.mupdate.client",
+            "cyrusext.mupdate.login",
+            "cyrusext.mupdate.server",
+            "cyrusext.mupdate.service",
+            "cyrusext.mupdate.session",
+            "cyrusext.mupdate.stream",
+            "lmtp_router",
+        }
+    ),
     frozenset({"cyrusext.lookup", "cyrusext.replica"}),
     frozenset(
         {"cyrusext", "cyrusext.directory", "cyrusext.store", "cyrusext.index", "cyrusext.net", "cyrusext.runtime"}
@@ -41,6 +51,7 @@ PURE = (
     "cyrusext.mupdate.codec",
     "cyrusext.mupdate.state",
     "cyrusext.mupdate.connection",
+    "cyrusext.mupdate.healing",
     "cyrusext.directory.ownership",
     "lmtp_router.protocol",
 )

@@ -1,0 +1,44 @@
+"""Which records a stock slave may lose when it merges a full UPDATE into its own list.
+
+Rule: pure.  The stock slave walks two lists in mailboxes.db order but compares with strcmp; the two orders disagree
+only where a byte below ``.`` stands, so exactly the names that have one are repeated after the merge.
+"""
+
+from __future__ import annotations
+
+import re
+
+_BELOW_DOT = re.compile(rb"[\x01-\x2d]").search
+
+
+class Repeats:
+    """Learns the domains of a list, told in Cyrus' order, and then says which names are to be repeated.
+
+    A domain's own ``!`` is below ``.`` too, but can only mislead where one domain is a dotted prefix of another
+    (``example.org`` and ``example.org.uk``); without that restriction every name of a domain would be repeated.
+    """
+
+    def __init__(self) -> None:
+        self._last = b""
+        self._prefixes: list[bytes] = []
+        self._entangled: set[bytes] = set()
+
+    def learn(self, name: bytes) -> None:
+        """Take the next name of the list."""
+        domain, mark, _ = name.partition(b"!")
+        if not mark or domain == self._last:
+            return
+        self._last = domain
+        # Cyrus' order puts a domain right before the domains that it is a dotted prefix of.
+        while self._prefixes and not domain.startswith(self._prefixes[-1] + b"."):
+            self._prefixes.pop()
+        if self._prefixes:
+            self._entangled.update(self._prefixes, (domain,))
+        self._prefixes.append(domain)
+
+    def wants(self, name: bytes) -> bool:
+        """Say whether `name` is to be repeated."""
+        domain, mark, local = name.partition(b"!")
+        if not mark:
+            return _BELOW_DOT(name) is not None
+        return domain in self._entangled or _BELOW_DOT(domain) is not None or _BELOW_DOT(local) is not None

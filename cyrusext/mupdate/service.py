@@ -1,0 +1,102 @@
+"""What all sessions of a MUPDATE server share: where records come from, where changes go, who may log in, the bounds.
+
+Rule: records are read in short transactions, a chunk at a time; no transaction is open while a client takes its lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from cyrusext.directory.base import Directory
+from cyrusext.model import MailboxRecord, State
+from cyrusext.mupdate.connection import ServerConnection
+from cyrusext.net.sasl import LoginPool, Logins
+from cyrusext.replica.feed import ChangeFeed
+
+CHUNK = 500
+"""Records read in one transaction."""
+
+Order = Literal["cyrus", "strcmp"]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Records(Protocol):
+    """What is read of the store."""
+
+    def get(self, name: bytes) -> MailboxRecord | None: ...
+
+    def chunk(self, *, server: str = "", after: bytes = b"", limit: int = 1000) -> list[MailboxRecord]: ...
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How long and how much, in seconds and numbers."""
+
+    connections: int = 4096
+    login_s: float = 60.0
+    """From the connection to the login."""
+    failed_login_s: float = 1.0
+    """Before a failed login is answered."""
+    idle_s: float = 10_800.0
+    """Between commands, streams excepted (the stock master's 180 minutes)."""
+    slow_reader_s: float = 60.0
+    """How long a client may leave its replies untaken."""
+    close_s: float = 5.0
+    """From our close to cutting off a client that does not read."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts and settings of one MUPDATE server."""
+
+    hostname: str
+    version: str
+    records: Records
+    directory: Directory
+    feed: ChangeFeed
+    logins: Logins
+    login_pool: LoginPool
+    admins: frozenset[str]
+    mechanisms: tuple[str, ...] = ("PLAIN",)
+    resend_after_s: float = 0.5
+    orders: Sequence[tuple[Network, Order]] = ()
+    bounds: Bounds = field(default_factory=Bounds)
+
+    def new_connection(self) -> ServerConnection:
+        return ServerConnection(hostname=self.hostname, version=self.version, mechanisms=self.mechanisms)
+
+    def order_for(self, host: str) -> Order:
+        """Return the order of LIST and UPDATE for a client at the address `host` ("" = a UNIX socket)."""
+        if self.orders and host:
+            address = ipaddress.ip_address(host.partition("%")[0])
+            for network, order in self.orders:
+                if address in network:
+                    return order
+        return "cyrus"
+
+    async def walk(self, order: Order, server: str = "") -> AsyncIterator[list[MailboxRecord]]:
+        """Yield the records (of `server`, when given) in chunks, each as it is at that moment; none is empty."""
+        if order == "strcmp":
+            async for chunk in self._walk_strcmp(server):
+                yield chunk
+            return
+        after = b""
+        while records := self.records.chunk(server=server, after=after, limit=CHUNK):
+            after = records[-1].name
+            yield records
+            await asyncio.sleep(0)
+
+    async def _walk_strcmp(self, server: str) -> AsyncIterator[list[MailboxRecord]]:
+        """Plain byte order, as Cyrus before 3.6 merges: the names are collected and sorted first, in memory."""
+        names: list[bytes] = []
+        async for records in self.walk("cyrus", server):
+            names += [record.name for record in records]
+        await asyncio.to_thread(names.sort)
+        for start in range(0, len(names), CHUNK):
+            found = [self.records.get(name) for name in names[start : start + CHUNK]]
+            yield [record for record in found if record is not None and record.state is not State.DELETED]
+            await asyncio.sleep(0)

@@ -1,0 +1,420 @@
+"""One client of the MUPDATE server: its login, its commands, its stream.
+
+Rule: commands are answered in the order in which they came.  Changes are handed to the directory as they arrive, so
+that pipelined ones share a commit; anything that reads waits until the changes before it have their answers.  Nothing
+is read from a client that does not take its replies, and one that does not for long is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol, cast
+
+from cyrusext.directory.base import Outcome
+from cyrusext.directory.ownership import Action, check_change
+from cyrusext.errors import InvalidName
+from cyrusext.model import MailboxRecord, State
+from cyrusext.mupdate.login import Login
+from cyrusext.mupdate.service import Service
+from cyrusext.mupdate.state import LOGGED_OUT
+from cyrusext.mupdate.stream import Stream
+from cyrusext.mupdate.types import (
+    NEED_DATA,
+    PAUSED,
+    UNTAGGED,
+    Activate,
+    Authenticate,
+    Bye,
+    Challenge,
+    Deactivate,
+    Delete,
+    Find,
+    GoAhead,
+    List,
+    Logout,
+    No,
+    Noop,
+    Ok,
+    ProtocolViolation,
+    Reply,
+    Reserve,
+    SaslCancelled,
+    SaslResponse,
+    ServerEvent,
+    Update,
+)
+from cyrusext.net.sasl import LoginRefused, LoginUnavailable, Step
+from cyrusext.runtime import logging
+from cyrusext.wire.sasl import Secret
+
+log = logging.get()
+
+MAX_UNANSWERED = 512
+"""Changes of one connection that may wait for their answers."""
+MAX_FAILED_LOGINS = 5
+WRITE_AHEAD = 64 << 10
+"""Replies collected before they are handed to the transport, in bytes."""
+READ_AHEAD = 128 << 10
+"""Bytes read and not yet looked at before reading pauses."""
+TURN = 200
+"""Events handled before others get their turn."""
+
+_REFUSED = "undefined error!"
+"""What a failed login is told, whatever the reason (Quirk.UNDEFINED_ERROR)."""
+
+
+class Sessions(Protocol):
+    """The server's list of its sessions."""
+
+    def admit(self, session: Session) -> str:
+        """Take `session`, or return the sentence with which it is turned away."""
+        ...
+
+    def forget(self, session: Session) -> None: ...
+
+
+class Session(asyncio.Protocol):
+    """The asyncio side of one connection."""
+
+    def __init__(self, service: Service, sessions: Sessions) -> None:
+        self._service, self._sessions = service, sessions
+        self._connection = service.new_connection()
+        self._unanswered: deque[tuple[bytes, asyncio.Future[Outcome]]] = deque()
+        self._answered = asyncio.Event()
+        self._out: list[bytes] = []
+        self._out_size = 0
+        self._reading = True
+        self._received = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._login: Login | None = None
+        self._failed_logins = 0
+        self._stream: Stream | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._cut: asyncio.TimerHandle | None = None
+        self.host = ""
+        """The client's address; empty on a UNIX socket."""
+        self.peer = "unix"
+        self.user = ""
+
+    # The transport's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        peername = transport.get_extra_info("peername")
+        if isinstance(peername, tuple):
+            self.host = str(peername[0]).removeprefix("::ffff:")
+            self.peer = f"{self.host}:{peername[1]}"
+        if not self._service.directory.may_answer:
+            self._transport.abort()  # before any "* OK": the client goes elsewhere
+        elif sentence := self._sessions.admit(self):
+            self.bye(sentence)
+        else:
+            self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    def data_received(self, data: bytes) -> None:
+        self._connection.receive_data(data)
+        if self._reading and self._connection.buffered > READ_AHEAD:
+            self._reading = False
+            self._transport.pause_reading()
+        self._received.set()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._sessions.forget(self)
+        if self._stream is not None:
+            self._stream.close()
+        if self._cut is not None:
+            self._cut.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    # Writing.
+
+    def send(self, reply: Reply) -> None:
+        """Collect `reply` for the client; `flush` sends what is collected."""
+        self._write(self._connection.send(reply))
+
+    def send_records(self, tag: bytes, records: list[MailboxRecord]) -> None:
+        """Send the lines that report `records`; once logged out, do nothing."""
+        if records and self._connection.state is not LOGGED_OUT:
+            self._write(self._connection.send_records(tag, records))
+            self.flush()
+
+    def _write(self, data: bytes) -> None:
+        self._out.append(data)
+        self._out_size += len(data)
+        if self._out_size > WRITE_AHEAD:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._out:
+            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out.clear()
+            self._out_size = 0
+            if not self._transport.is_closing():
+                self._transport.write(data)
+
+    async def drain(self) -> None:
+        """Send what is collected and wait until the client takes it.
+
+        Raises ConnectionAbortedError when that takes too long; the client is cut off then.
+        """
+        self.flush()
+        if self._writable.is_set():
+            return
+        try:
+            await asyncio.wait_for(self._writable.wait(), self._service.bounds.slow_reader_s)
+        except TimeoutError:
+            log.warning("mupdate.too_slow", peer=self.peer, user=self.user)
+            self._transport.abort()
+            raise ConnectionAbortedError("the client does not take its replies") from None
+
+    def bye(self, text: str) -> None:
+        """Say BYE and close; a client that does not read it is cut off."""
+        if self._transport.is_closing():
+            return
+        if self._connection.state is not LOGGED_OUT:
+            self.send(Bye(UNTAGGED, text))
+        self._close()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+    def _close(self) -> None:
+        self.flush()
+        self._transport.close()
+        self._cut = asyncio.get_running_loop().call_later(self._service.bounds.close_s, self._transport.abort)
+
+    async def finish(self, text: str) -> None:
+        """Let the changes at hand be answered, then say BYE."""
+        if self._task is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+            await self._settled()
+            self.bye(text)
+
+    # The conversation.
+
+    async def _serve(self) -> None:
+        try:
+            self._write(self._connection.banner())
+            async with asyncio.timeout(self._service.bounds.login_s):
+                while not self.user and await self._next_turn():
+                    pass
+            while await self._next_turn():
+                pass
+        except TimeoutError:
+            log.info("mupdate.login_timeout", peer=self.peer)
+            self.bye("login took too long")
+        except ConnectionError:
+            self._transport.abort()
+        except Exception as error:
+            log.error("mupdate.session_failed", peer=self.peer, user=self.user, error=error, exc_info=error)
+            self._transport.abort()
+        finally:
+            self._end_login()
+
+    async def _next_turn(self) -> bool:
+        """Handle the events at hand, then wait for more; False when the connection is over."""
+        for _ in range(TURN):
+            event = self._connection.next_event()
+            if event is NEED_DATA or event is PAUSED:
+                break
+            if type(event) is Find and not self._unanswered:
+                self._find(event)
+            elif not await self._handle(event):
+                return False
+            elif type(event) is Authenticate or type(event) is SaslResponse:
+                return True  # the login's time limit may be over
+        else:
+            await self.drain()
+            await asyncio.sleep(0)
+            return True
+        if self._connection.state is LOGGED_OUT:
+            return False
+        await self.drain()
+        return await self._more_data()
+
+    async def _more_data(self) -> bool:
+        self._received.clear()
+        if not self._reading and not self._transport.is_closing():
+            self._reading = True
+            self._transport.resume_reading()
+        # A subscriber may be silent for as long as it likes: TCP's keep-alive tells whether it is there.
+        silent = self._stream is not None or not self.user
+        try:
+            async with asyncio.timeout(None if silent else self._service.bounds.idle_s) as idle:
+                await self._received.wait()
+        except TimeoutError:
+            if not idle.expired():
+                raise
+            self.bye("idle for too long")
+            return False
+        return True
+
+    async def _handle(self, event: ServerEvent) -> bool:
+        """Answer one event, or see to it that it is answered; False when the connection is over."""
+        match event:
+            case Reserve():
+                await self._change(Action.RESERVE, event.tag, event.name, event.location)
+                return True
+            case Activate():
+                await self._change(Action.ACTIVATE, event.tag, event.name, event.location, event.acl)
+                return True
+            case Deactivate():
+                await self._change(Action.DEACTIVATE, event.tag, event.name, event.location)
+                return True
+            case Delete():
+                await self._change(Action.DELETE, event.tag, event.name)
+                return True
+        await self._settled()
+        match event:
+            case Find():
+                self._find(event)
+            case Noop() | Logout():
+                if self._stream is not None:
+                    await self._stream.drained()  # all that was granted before is on its way before the OK
+                if isinstance(event, Logout):
+                    self.send(Ok(event.tag, "bye-bye"))
+                    self._close()
+                    return False
+                self.send(Ok(event.tag, "Noop done"))
+            case List():
+                await self._list(event)
+            case Update():
+                await self._update(event)
+            case Authenticate():
+                await self._authenticate(event)
+            case SaslResponse():
+                await self._respond(event)
+            case SaslCancelled():
+                self._end_login()
+                self.send(No(event.tag, "Client canceled authentication"))
+            case GoAhead():
+                self._write(event.reply)
+            case ProtocolViolation():
+                self._end_login()
+                self._write(event.reply)
+                log.info("mupdate.violation", peer=self.peer, user=self.user, reason=event.reason, closed=event.close)
+                if event.close:
+                    self._close()
+                    return False
+            case _:
+                raise AssertionError(f"not offered: {type(event).__name__}")
+        return True
+
+    # Changes.
+
+    async def _change(self, action: Action, tag: bytes, name: bytes, location: bytes = b"", acl: bytes = b"") -> None:
+        try:
+            change = check_change(action, name, location, acl)
+        except InvalidName as error:
+            await self._settled()
+            self.send(No(tag, error.public))
+            return
+        if len(self._unanswered) >= MAX_UNANSWERED:
+            await self._settled()
+        future = self._service.directory.write(change, f"{self.user}@{self.host or 'local'}")
+        self._unanswered.append((tag, future))
+        future.add_done_callback(self._answer)
+
+    def _answer(self, _future: asyncio.Future[Outcome]) -> None:
+        """Answer the changes that are decided, as far as none before them is open."""
+        waiting = self._unanswered
+        if not waiting or not waiting[0][1].done() or self._connection.state is LOGGED_OUT:
+            return
+        while waiting and waiting[0][1].done():
+            tag, future = waiting.popleft()
+            outcome = future.result()
+            self.send((Ok if outcome.granted else No)(tag, outcome.text))
+        self.flush()
+        if not waiting:
+            self._answered.set()
+
+    async def _settled(self) -> None:
+        """Wait until all changes have their answers; the directory bounds it."""
+        while self._unanswered:
+            self._answered.clear()
+            await self._answered.wait()
+
+    # Reading.
+
+    def _find(self, command: Find) -> None:
+        record = self._service.records.get(command.name) if command.name else None
+        if record is not None and record.state is not State.DELETED:
+            self._write(self._connection.send_records(command.tag, (record,)))
+        self.send(Ok(command.tag, "Search completed"))
+
+    async def _list(self, command: List) -> None:
+        server, mark, _ = command.prefix.partition(b"!")
+        only = server.decode("ascii", "replace") if mark else ""
+        async for records in self._service.walk(self._service.order_for(self.host), only):
+            if command.prefix:
+                records = [record for record in records if record.location.to_wire().startswith(command.prefix)]
+            self.send_records(command.tag, records)
+            await self.drain()
+        self.send(Ok(command.tag, "list complete"))
+
+    async def _update(self, command: Update) -> None:
+        order = self._service.order_for(self.host)
+        servers = frozenset(command.hosts)
+        self._stream = Stream(
+            self, self._service, tag=command.tag, servers=servers, order=order, writable=self._writable.is_set
+        )
+        log.info("mupdate.subscribed", peer=self.peer, user=self.user, servers=" ".join(sorted(servers)), order=order)
+        await self._stream.walk()
+        self.send(Ok(command.tag, "streaming starts"))
+        self.flush()
+        self._stream.begin()
+
+    # Logging in.
+
+    async def _authenticate(self, command: Authenticate) -> None:
+        mechanism = command.mechanism.upper()
+        if mechanism not in self._service.mechanisms:
+            await self._refuse(command.tag, f"mechanism {command.mechanism!r} is not offered")
+            return
+        self._login = login = Login(self._service.logins, self._service.login_pool)
+        initial = None if command.initial is None else command.initial.reveal()
+        try:
+            await self._stepped(command.tag, await login.start(mechanism, initial))
+        except (LoginRefused, LoginUnavailable) as error:
+            await self._refuse(command.tag, str(error))
+
+    async def _respond(self, event: SaslResponse) -> None:
+        assert self._login is not None
+        try:
+            await self._stepped(event.tag, await self._login.step(event.data.reveal()))
+        except (LoginRefused, LoginUnavailable) as error:
+            await self._refuse(event.tag, str(error))
+
+    async def _stepped(self, tag: bytes, step: Step) -> None:
+        if not step.done:
+            self.send(Challenge(Secret(step.challenge)))
+        elif step.username not in self._service.admins:
+            await self._refuse(tag, f"{step.username!r} is not in admins")
+        else:
+            self._end_login()
+            self.user = step.username
+            log.debug("mupdate.login", peer=self.peer, user=self.user)
+            self.send(Ok(tag, "Authenticated"))
+
+    async def _refuse(self, tag: bytes, reason: str) -> None:
+        """Answer a failed login, not too fast; the reason is for the log only."""
+        self._end_login()
+        self._failed_logins += 1
+        log.warning("mupdate.login_failed", peer=self.peer, reason=reason, failures=self._failed_logins)
+        await asyncio.sleep(self._service.bounds.failed_login_s)
+        self.send(No(tag, _REFUSED))
+        if self._failed_logins >= MAX_FAILED_LOGINS:
+            self.bye("too many failed logins")
+
+    def _end_login(self) -> None:
+        if self._login is not None:
+            self._login.close()
+            self._login = None

@@ -1,0 +1,161 @@
+"""What the node answers on its control socket, and what it tells of itself to metrics.
+
+Rule: requests are the operator's; a change goes through the same writer and feed as a backend's.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sized
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from cyrusext.directory.base import Directory
+from cyrusext.mupdate.server import MupdateServer
+from cyrusext.replica.apply import MAX_CHANGES, Applied, ApplyWork, Wanted
+from cyrusext.replica.writer import GroupCommit
+from cyrusext.runtime import logging
+from cyrusext.runtime.control import error_reply
+from cyrusext.runtime.metrics import Values
+from cyrusext.store import Store
+
+log = logging.get()
+
+
+class StatusRequest(msgspec.Struct, tag_field="op", tag="status"):
+    """What the node is and does."""
+
+
+class ApplyRequest(msgspec.Struct, tag_field="op", tag="apply"):
+    """Make records so (replica.apply)."""
+
+    changes: Annotated[list[Wanted], Meta(max_length=MAX_CHANGES)]
+    force: bool = False
+    dry_run: bool = False
+    by: Annotated[str, Meta(max_length=200)] = "control"
+
+
+class ClaimRequest(msgspec.Struct, tag_field="op", tag="claim"):
+    """Let a backend take over mailboxes that are ACTIVE elsewhere, for so many seconds (0 ends it)."""
+
+    server: Annotated[str, Meta(min_length=1)]
+    seconds: Annotated[float, Meta(ge=0, le=86_400)]
+
+
+Request = StatusRequest | ApplyRequest | ClaimRequest
+
+
+class NodeControl:
+    """The operator's view of one node."""
+
+    METRICS: ClassVar[dict[str, str]] = {
+        "cyrusext_records": "Live records by server.",
+        "cyrusext_tombstones": "Deletions remembered.",
+        "cyrusext_seq": "Sequence of the last change.",
+        "cyrusext_store_bytes": "Bytes used by the store.",
+        "cyrusext_fresh": "1 when all that is known is applied here.",
+        "cyrusext_commits_total": "Transactions committed.",
+        "cyrusext_changes_total": "Records changed.",
+        "cyrusext_write_queue": "Changes waiting for a commit.",
+        "cyrusext_write_failing": "1 when the last commit failed.",
+        "cyrusext_mupdate_connections": "MUPDATE connections.",
+        "cyrusext_mupdate_subscribers": "MUPDATE connections that stream.",
+        "cyrusext_mupdate_turned_away_total": "Connections over max_connections.",
+    }
+
+    def __init__(
+        self,
+        node: str,
+        version: str,
+        store: Store,
+        writer: GroupCommit,
+        directory: Directory,
+        subscribers: Sized,
+        server: MupdateServer,
+    ) -> None:
+        self._node, self._version = node, version
+        self._store, self._writer, self._directory = store, writer, directory
+        self._subscribers, self._server = subscribers, server
+        self._since = time.monotonic()
+        self._decoder = msgspec.msgpack.Decoder(Request)
+
+    async def handle(self, frame: bytes) -> object:
+        """Answer one request; raises msgspec.ValidationError for what is none."""
+        request = self._decoder.decode(frame)
+        if isinstance(request, ApplyRequest):
+            return await self._apply(request)
+        if isinstance(request, ClaimRequest):
+            self._directory.claim(request.server, request.seconds)
+            log.warning("backend.claim", server=request.server, seconds=request.seconds)
+            return {"ok": True}
+        return {"ok": True, "status": self.status()}
+
+    async def _apply(self, request: ApplyRequest) -> object:
+        work = ApplyWork(request.changes, force=request.force, dry_run=request.dry_run, by=request.by)
+        applied: Applied = await self._writer.submit(work)
+        if applied.error is not None:
+            return error_reply(applied.error.code, str(applied.error))
+        if not request.dry_run and applied.before:
+            log.info(
+                "records.applied",
+                by=request.by,
+                force=request.force,
+                created=applied.created,
+                changed=applied.changed,
+                deleted=applied.deleted,
+                refused=len(applied.refused),
+            )
+        reply = msgspec.structs.asdict(applied)
+        del reply["error"]
+        return {"ok": True, **reply}
+
+    def status(self) -> dict[str, object]:
+        """Return what `cyrusext status` shows."""
+        stat = self._store.stat()
+        return {
+            "node": self._node,
+            "version": self._version,
+            "pid": os.getpid(),
+            "uptime_s": time.monotonic() - self._since,
+            "role": "master",
+            "directory": "embedded",
+            "fresh": self._directory.is_fresh,
+            "seq": stat.seq,
+            "entries": stat.entries,
+            "active": stat.active,
+            "reserved": stat.reserved,
+            "tombstones": stat.tombstones,
+            "servers": stat.servers,
+            "store_bytes": stat.bytes_used,
+            "connections": len(self._server),
+            "subscribers": len(self._subscribers),
+            "commits": self._writer.commits,
+            "changes": self._writer.changes,
+            "write_queue": self._writer.queued,
+            "last_error": self._writer.last_error,
+        }
+
+    def unready(self) -> str:
+        """Say why this node should not be asked now, or ""."""
+        return "" if self._directory.may_answer and self._directory.is_fresh else "not all changes are known here"
+
+    def metrics(self) -> Values:
+        """Return the values of `METRICS`."""
+        stat = self._store.stat()
+        return {
+            "cyrusext_records": {server: float(count) for server, count in stat.servers.items()},
+            "cyrusext_tombstones": stat.tombstones,
+            "cyrusext_seq": stat.seq,
+            "cyrusext_store_bytes": stat.bytes_used,
+            "cyrusext_fresh": float(self._directory.is_fresh),
+            "cyrusext_commits_total": self._writer.commits,
+            "cyrusext_changes_total": self._writer.changes,
+            "cyrusext_write_queue": self._writer.queued,
+            "cyrusext_write_failing": float(bool(self._writer.last_error)),
+            "cyrusext_mupdate_connections": len(self._server),
+            "cyrusext_mupdate_subscribers": len(self._subscribers),
+            "cyrusext_mupdate_turned_away_total": self._server.turned_away,
+        }

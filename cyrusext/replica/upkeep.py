@@ -1,0 +1,75 @@
+"""What a store needs as time passes: its heartbeat, old tombstones forgotten, dead readers' slots freed.
+
+Rule: the heartbeat beats on the event loop, so that a node whose loop hangs does not look fresh; what writes is done in
+the writer's thread, in small pieces between the commits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from cyrusext.replica.writer import GroupCommit
+from cyrusext.runtime import logging
+
+log = logging.get()
+
+BEAT_S = 0.5
+UPKEEP_S = 60.0
+TOMBSTONE_S = 3600.0
+"""How long a deletion is remembered; much longer than the minute in which it makes a "no" temporary."""
+PURGE = 500
+"""Tombstones forgotten in one transaction."""
+
+
+class Store(Protocol):
+    """What upkeep needs of the store."""
+
+    def beat(self, *, fresh: bool) -> None: ...
+
+    def purge_tombstones(self, before_us: int, limit: int) -> int: ...
+
+    def check_readers(self) -> int: ...
+
+
+class Upkeep:
+    """Beats for `store` while it runs; `is_fresh` says whether all that is known is applied to it."""
+
+    name = "upkeep"
+
+    def __init__(self, store: Store, writer: GroupCommit, is_fresh: Callable[[], bool]) -> None:
+        self._store, self._writer, self._is_fresh = store, writer, is_fresh
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_upkeep = 0.0
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._tick()
+
+    async def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._store.beat(fresh=False)  # readers need not wait for the heartbeat to grow old
+
+    def beat(self, _changes: object = None) -> None:
+        """Write the heartbeat now; listens to commits too, so that their sequence is in it."""
+        self._store.beat(fresh=self._is_fresh())
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(BEAT_S, self._tick)
+        self.beat()
+        if self._loop.time() >= self._next_upkeep:
+            self._next_upkeep = self._loop.time() + UPKEEP_S
+            self._writer.do_between(self._free_readers)
+            self._writer.do_between(self._purge)
+
+    def _free_readers(self) -> None:
+        if freed := self._store.check_readers():
+            log.warning("store.readers_freed", count=freed)
+
+    def _purge(self) -> None:
+        before_us = int((time.time() - TOMBSTONE_S) * 1_000_000)
+        if self._store.purge_tombstones(before_us, PURGE) >= PURGE:
+            self._writer.do_between(self._purge)

@@ -1,0 +1,110 @@
+"""Metrics and health over HTTP: ``/metrics`` (Prometheus), ``/healthz`` (alive), ``/readyz`` (may serve).
+
+Rule: one request per connection, answered within a bound; what is measured is read when it is asked for, so that
+counting costs the mail nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+REQUEST_S = 5.0
+"""How long a request may take, in seconds."""
+MAX_HEAD = 8 << 10
+"""Longest request head in bytes."""
+MAX_CONNECTIONS = 64
+
+Values = Mapping[str, float | Mapping[str, float]]
+"""Metric → value, or → value by server."""
+
+
+class _Read(Collector):
+    """Asks for the values at each scrape."""
+
+    def __init__(self, values: Callable[[], Values], help_texts: Mapping[str, str]) -> None:
+        self._values, self._help = values, help_texts
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        for name, value in self._values().items():
+            text = self._help[name]
+            if isinstance(value, Mapping):
+                by_server = GaugeMetricFamily(name, text, labels=["server"])
+                for server, number in value.items():
+                    by_server.add_metric([server], number)
+                yield by_server
+            elif name.endswith("_total"):
+                yield CounterMetricFamily(name, text, value=value)
+            else:
+                yield GaugeMetricFamily(name, text, value=value)
+
+
+def new_registry(values: Callable[[], Values], help_texts: Mapping[str, str]) -> CollectorRegistry:
+    """Return a registry of the process's own figures and of what `values` returns at each scrape."""
+    registry = CollectorRegistry()
+    for kind in (ProcessCollector, PlatformCollector, GCCollector):
+        kind(registry=registry)
+    registry.register(_Read(values, help_texts))
+    return registry
+
+
+class MetricsServer:
+    """Answers on listening `sockets`, which it owns from `start` on; `unready` says why we may not serve, or ""."""
+
+    name = "metrics"
+
+    def __init__(
+        self, sockets: Sequence[socket.socket], registry: CollectorRegistry, unready: Callable[[], str]
+    ) -> None:
+        self._sockets, self._registry, self._unready = sockets, registry, unready
+        self._servers: list[asyncio.Server] = []
+        self._open = 0
+
+    async def start(self) -> None:
+        for sock in self._sockets:
+            self._servers.append(await asyncio.start_server(self._serve, sock=sock, limit=MAX_HEAD))
+
+    async def stop(self) -> None:
+        for server in self._servers:
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
+        try:
+            if self._open <= MAX_CONNECTIONS:
+                async with asyncio.timeout(REQUEST_S):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    writer.write(self._answer(head))
+                    await writer.drain()
+        except (ConnectionError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # no request that could be answered
+        finally:
+            self._open -= 1
+            writer.close()
+
+    def _answer(self, head: bytes) -> bytes:
+        method, _, rest = head.partition(b" ")
+        path = rest.partition(b" ")[0].partition(b"?")[0]
+        kind = "text/plain; charset=utf-8"
+        if method not in (b"GET", b"HEAD"):
+            status, body = "405 Method Not Allowed", b"only GET and HEAD\n"
+        elif path == b"/metrics":
+            status, body, kind = "200 OK", generate_latest(self._registry), CONTENT_TYPE_LATEST
+        elif path == b"/healthz":
+            status, body = "200 OK", b"alive\n"
+        elif path == b"/readyz":
+            reason = self._unready()
+            status, body = ("503 Service Unavailable", reason.encode() + b"\n") if reason else ("200 OK", b"ready\n")
+        else:
+            status, body = "404 Not Found", b"there are /metrics, /healthz and /readyz\n"
+        lines = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        return lines.encode() + (b"" if method == b"HEAD" else body)
