@@ -3,9 +3,7 @@
  * LMDB maps the file and follows what it finds there.  So what would make it divide by zero or read behind the end of
  * the file (a bus error) is checked here first; the writer keeps the file as long as its last page says (writer.c).
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
+#define _GNU_SOURCE 1
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -145,6 +143,7 @@ static int open_databases(cyx_env *env, bool create)
             code = cyx_meta_put64(txn, env->meta, "seq", 0);
     }
     if (!rc && code == CYX_OK) {
+        CYX_FAILPOINT("create-before");
         rc = mdb_txn_commit(txn); /* a read transaction too: this is what keeps the handles */
         return rc ? cyx_fail_mdb(rc, "opening the store") : CYX_OK;
     }

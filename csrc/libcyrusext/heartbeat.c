@@ -5,9 +5,7 @@
  *  56  fresh      64  device of the store's file    72  its inode
  * Boot time, not wall time: it goes on in suspend and nobody can set it.
  */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
+#define _GNU_SOURCE 1
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>

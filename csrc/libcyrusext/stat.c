@@ -3,35 +3,40 @@
 
 #include "writer.h"
 
-int cyx_reader_stat(cyx_reader *reader, cyx_stat *stat_r)
+int cyx_read_stat(cyx_reader *reader, cyx_stat *stat_r)
 {
     const uint8_t *value;
     size_t len;
     MDB_envinfo info;
     MDB_cursor *cursor = NULL;
-    memset(stat_r, 0, sizeof *stat_r);
-    int rc = cyx_reader_begin(reader);
-    if (rc)
-        return rc;
+    MDB_val key, change;
     MDB_txn *txn = reader->txn;
-    rc = cyx_meta_get64(txn, reader->env->meta, "seq", &stat_r->seq);
+    memset(stat_r, 0, sizeof *stat_r);
+    int rc = cyx_meta_get64(txn, reader->env->meta, "seq", &stat_r->seq);
     if (rc == CYX_OK)
         rc = cyx_meta_get(txn, reader->env->meta, "counts", strlen("counts"), &value, &len);
     if (rc == CYX_OK && len == 24)
         stat_r->counts = (cyx_counts){cyx_get64(value), cyx_get64(value + 8), cyx_get64(value + 16)};
-    if (rc >= 0) {
-        MDB_val key, change;
-        int mdb = mdb_env_info(reader->env->mdb, &info);
+    if (rc < 0)
+        return rc;
+    int mdb = mdb_env_info(reader->env->mdb, &info);
+    if (!mdb && (mdb = mdb_cursor_open(txn, reader->env->changes, &cursor)) == 0) {
         stat_r->map_size = info.me_mapsize;
         stat_r->bytes_used = (info.me_last_pgno + 1) * reader->env->page_size;
-        if (!mdb && (mdb = mdb_cursor_open(txn, reader->env->changes, &cursor)) == 0) {
-            mdb = mdb_cursor_get(cursor, &key, &change, MDB_FIRST);
-            if (!mdb && key.mv_size == 8)
-                stat_r->oldest_change = cyx_get64_be(key.mv_data);
-            mdb_cursor_close(cursor);
-        }
-        rc = mdb && mdb != MDB_NOTFOUND ? cyx_fail_mdb(mdb, "examining the store") : CYX_OK;
+        mdb = mdb_cursor_get(cursor, &key, &change, MDB_FIRST);
+        if (!mdb && key.mv_size == 8)
+            stat_r->oldest_change = cyx_get64_be(key.mv_data);
+        mdb_cursor_close(cursor);
     }
+    return mdb && mdb != MDB_NOTFOUND ? cyx_fail_mdb(mdb, "examining the store") : CYX_OK;
+}
+
+int cyx_reader_stat(cyx_reader *reader, cyx_stat *stat_r)
+{
+    int rc = cyx_reader_begin(reader);
+    if (rc)
+        return rc;
+    rc = cyx_read_stat(reader, stat_r);
     cyx_reader_end(reader);
     return rc;
 }

@@ -91,8 +91,10 @@ static int load(cyx_writer *writer)
         writer->counts = (cyx_counts){cyx_get64(value), cyx_get64(value + 8), cyx_get64(value + 16)};
     }
     if ((rc = cyx_intern_load(&writer->servers, txn, meta)) || (rc = cyx_intern_load(&writer->partitions, txn, meta)) ||
-        (rc = cyx_writer_fit_servers(writer, writer->servers.count)))
+        (rc = cyx_writer_fit_servers(writer, writer->servers.count + 1)))
         return rc;
+    memset(writer->per_server, 0, writer->per_server_size * sizeof *writer->per_server);
+    memset(writer->touched, 0, writer->per_server_size * sizeof *writer->touched);
     for (uint32_t id = 0; id < writer->servers.count; id++) {
         uint8_t key[3];
         server_key(id, key);
@@ -102,7 +104,6 @@ static int load(cyx_writer *writer)
         if (rc == CYX_OK && len != 8)
             return cyx_fail(CYX_ECORRUPT, "the store's count of a server has %zu bytes", len);
         writer->per_server[id] = rc == CYX_OK ? cyx_get64(value) : 0;
-        writer->touched[id] = false;
     }
     writer->committed_seq = writer->seq;
     writer->committed_counts = writer->counts;

@@ -60,6 +60,7 @@ void cyx_writer_beat(cyx_writer *writer, bool fresh);
 
 /* stat.c: through a reader */
 CYX_MUST_CHECK int cyx_reader_stat(cyx_reader *reader, cyx_stat *stat_r);
+CYX_MUST_CHECK int cyx_read_stat(cyx_reader *reader, cyx_stat *stat_r); /* inside a transaction */
 typedef int (*cyx_server_cb)(void *context, const char *server, uint64_t count);
 CYX_MUST_CHECK int cyx_reader_servers(cyx_reader *reader, cyx_server_cb callback, void *context);
 /* A text of meta, NUL-terminated, to be freed by the caller.  CYX_ABSENT. */

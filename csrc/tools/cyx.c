@@ -1,0 +1,128 @@
+/* cyx - look into the index from a shell.
+ *
+ * Exit status: 0 done, 1 absent or findings, 2 usage, 69 unavailable, 75 damaged or other error.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "writer.h"
+
+static int usage(void)
+{
+    (void)fputs("usage: cyx get STATE_DIR NAME...\n"
+                "       cyx walk STATE_DIR [PREFIX [SERVER]]\n"
+                "       cyx stat STATE_DIR\n"
+                "       cyx verify STATE_DIR\n",
+                stderr);
+    return 2;
+}
+
+static int complain(int code)
+{
+    (void)fprintf(stderr, "cyx: %s: %s\n", cyx_strerror(code), cyx_detail());
+    return code == CYX_EUNAVAIL || code == CYX_EVERSION ? 69 : 75;
+}
+
+static const char *state_name(uint32_t state)
+{
+    return state == CYX_ACTIVE ? "ACTIVE" : state == CYX_RESERVED ? "RESERVED" : "DELETED";
+}
+
+static int show(void *context, const cyx_entry *entry)
+{
+    (void)context;
+    const cyx_location *at = &entry->location;
+    (void)printf("%.*s\t%s\t%s!%s\t%" PRIu32 "\t%" PRIu64 "\t", (int)entry->name_len, entry->name,
+                 state_name(at->state), at->server, at->partition, at->flags, at->seq);
+    (void)fwrite(entry->acl, 1, entry->acl_len, stdout);
+    return putchar('\n') == EOF; /* a closed pipe ends the walk */
+}
+
+static int get(cyx_reader *reader, char **names, int count)
+{
+    int status = 0;
+    for (int i = 0; i < count; i++) {
+        cyx_entry entry = {.name = names[i], .name_len = strlen(names[i])};
+        char *acl = malloc(CYX_ACL_MAX);
+        int rc = acl ? cyx_lookup(reader, names[i], entry.name_len, &entry.location) : CYX_ENOMEM;
+        if (rc == CYX_OK)
+            rc = cyx_acl(reader, names[i], entry.name_len, acl, CYX_ACL_MAX, &entry.acl_len);
+        entry.acl = acl;
+        if (rc == CYX_OK) {
+            (void)show(NULL, &entry);
+        } else if (rc == CYX_ABSENT) {
+            int fresh = cyx_fresh(reader, 0);
+            (void)fprintf(stderr, "cyx: %s: %s%s\n", names[i], cyx_strerror(rc),
+                          fresh == CYX_OK ? "" : " (but the index is not known to be up to date)");
+            status = 1;
+        }
+        free(acl);
+        if (rc < 0)
+            return complain(rc);
+    }
+    return status;
+}
+
+static int show_server(void *context, const char *server, uint64_t count)
+{
+    (void)context;
+    return printf("server %s\t%" PRIu64 "\n", server, count) < 0;
+}
+
+static int stat_store(cyx_reader *reader)
+{
+    cyx_stat stat;
+    int rc = cyx_reader_stat(reader, &stat);
+    if (rc < 0)
+        return complain(rc);
+    int fresh = cyx_fresh(reader, 0);
+    (void)printf("active\t%" PRIu64 "\nreserved\t%" PRIu64 "\ntombstones\t%" PRIu64 "\nseq\t%" PRIu64
+                 "\noldest change\t%" PRIu64 "\nbytes used\t%" PRIu64 "\nmap size\t%" PRIu64 "\nfresh\t%s\n",
+                 stat.counts.active, stat.counts.reserved, stat.counts.tombstones, stat.seq, stat.oldest_change,
+                 stat.bytes_used, stat.map_size, fresh == CYX_OK ? "yes" : "no");
+    rc = cyx_reader_servers(reader, show_server, NULL);
+    return rc < 0 ? complain(rc) : 0;
+}
+
+static void show_finding(void *context, const char *text)
+{
+    (void)context;
+    (void)puts(text);
+}
+
+static int verify(cyx_reader *reader)
+{
+    uint64_t findings = 0;
+    int rc = cyx_verify(reader, show_finding, NULL, &findings);
+    return rc < 0 ? complain(rc) : findings ? 1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+    cyx_reader *reader;
+    if (argc < 3)
+        return usage();
+    const char *verb = argv[1];
+    int arguments = argc - 3;
+    bool known = (strcmp(verb, "get") == 0 && arguments > 0) || (strcmp(verb, "walk") == 0 && arguments < 3) ||
+                 ((strcmp(verb, "stat") == 0 || strcmp(verb, "verify") == 0) && arguments == 0);
+    if (!known)
+        return usage();
+    int rc = cyx_open(argv[2], &reader);
+    if (rc < 0)
+        return complain(rc);
+    int status;
+    if (*verb == 'g') {
+        status = get(reader, argv + 3, arguments);
+    } else if (*verb == 'w') {
+        const char *prefix = arguments > 0 ? argv[3] : "";
+        rc = cyx_walk(reader, prefix, strlen(prefix), arguments > 1 ? argv[4] : NULL, show, NULL);
+        status = rc < 0 ? complain(rc) : 0;
+    } else {
+        status = *verb == 's' ? stat_store(reader) : verify(reader);
+    }
+    cyx_close(&reader);
+    return status;
+}
