@@ -26,6 +26,9 @@ _CONCERNS: dict[Daemon, frozenset[str]] = {
     "lmtp-router": frozenset({"node", "names", "users", "backends", "lookup", "lmtp", "log", "metrics", "ldap"}),
 }
 
+_MECHANISMS = ("PLAIN",)
+"""SASL mechanisms that the MUPDATE server offers."""
+
 _SERVES_OTHERWISE = "leave it out; ignoring it would not do what it asks for"
 _NOTHING_LISTENS = "nothing listens there"
 
@@ -36,11 +39,17 @@ NOT_YET: dict[tuple[str, str], tuple[bool, str]] = {
     ("mupdate", "tls_cert"): (True, "STARTTLS is not offered"),
     ("mupdate", "tls_key"): (True, "STARTTLS is not offered"),
     ("mupdate", "tls_client_ca"): (True, "STARTTLS is not offered"),
-    ("mupdate", "order"): (True, 'every client gets the order "cyrus"'),
     ("users", "source"): (True, "a user's server is that of the INBOX' record; use `cyrusext mailbox import`"),
     ("users", "file"): (False, "use `cyrusext mailbox import`"),
+    ("users", "base"): (False, "users are not read from LDAP"),
+    ("users", "filter"): (False, "users are not read from LDAP"),
+    ("users", "user_attr"): (False, "users are not read from LDAP"),
+    ("users", "host_attr"): (False, "users are not read from LDAP"),
+    ("backends", "weight"): (False, "new users are not placed"),
+    ("backends", "tags"): (False, "new users are not placed"),
     ("discover", "admin"): (False, "backends are not asked"),
     ("discover", "password_file"): (False, "backends are not asked"),
+    ("discover", "tls"): (False, "backends are not asked"),
     ("lookup", "socketmap"): (False, _NOTHING_LISTENS),
     ("lookup", "auth_http"): (False, _NOTHING_LISTENS),
     ("lookup", "route_http"): (False, _NOTHING_LISTENS),
@@ -49,10 +58,9 @@ NOT_YET: dict[tuple[str, str], tuple[bool, str]] = {
     ("lmtp", "smtp_listen"): (True, "only LMTP is served"),
     ("lmtp", "tls_cert"): (True, "STARTTLS is not offered"),
     ("lmtp", "tls_key"): (True, "STARTTLS is not offered"),
-    ("lmtp", "backend_user"): (True, "no AUTH is made to backends"),
-    ("lmtp", "backend_password_file"): (True, "no AUTH is made to backends"),
+    ("lmtp", "trusted"): (False, "XCLIENT, XFORWARD and PROXY are not taken from anybody"),
     ("sieve", "listen"): (False, _NOTHING_LISTENS),
-    ("metrics", "listen"): (False, _NOTHING_LISTENS),
+    ("log", "folders"): (False, "folder names are not logged"),
 }
 """Keys that are read and have no function yet: whether setting one is a fault, and what it means."""
 
@@ -100,10 +108,14 @@ def _not_yet(config: Config) -> Iterator[Finding]:
         yield Finding(
             "ldap", "", "the directory over LDAP is not available in this version: the store is embedded", True
         )
-    defaults = Config()
     for (section, key), (fatal, meaning) in NOT_YET.items():
-        if getattr(getattr(config, section), key) != getattr(getattr(defaults, section), key):
-            yield Finding(section, key, f"not available in this version: {meaning}", fatal)
+        default = getattr(SECTIONS[section](), key)
+        places = {section: getattr(config, section)}
+        if section == "backends":
+            places = {f"backends.{name}": backend for name, backend in config.backends.items()}
+        for place, values in places.items():
+            if getattr(values, key) != default:
+                yield Finding(place, key, f"not available in this version: {meaning}", fatal)
 
 
 def _node(config: Config) -> Iterator[Finding]:
@@ -129,6 +141,10 @@ def _mupdate(config: Config) -> Iterator[Finding]:
         yield Finding("mupdate", "admins", "expected at least one user, else nobody can log in", True)
     if not mupdate.mechanisms:
         yield Finding("mupdate", "mechanisms", "expected at least one mechanism, else nobody can log in", True)
+    absent = [mechanism for mechanism in mupdate.mechanisms if mechanism.upper() not in _MECHANISMS]
+    if absent:
+        message = f"not available in this version: {', '.join(absent)}; it has {', '.join(_MECHANISMS)}"
+        yield Finding("mupdate", "mechanisms", message, True)
     clear = [text for text in mupdate.listen if not address.parse(text).is_local]
     if clear and any(mechanism.upper() == "PLAIN" for mechanism in mupdate.mechanisms):
         yield Finding(
@@ -138,9 +154,6 @@ def _mupdate(config: Config) -> Iterator[Finding]:
             True,
         )
     if mupdate.pwcheck == "file":
-        others = [mechanism for mechanism in mupdate.mechanisms if mechanism.upper() != "PLAIN"]
-        if others:
-            yield Finding("mupdate", "mechanisms", f'pwcheck = "file" serves PLAIN only, not {", ".join(others)}', True)
         if not mupdate.password_file:
             yield Finding(
                 "mupdate", "password_file", 'expected a file of lines user:password for pwcheck = "file"', True
@@ -173,6 +186,11 @@ def _lmtp(config: Config) -> Iterator[Finding]:
             " anybody could deliver mail",
             True,
         )
+
+    if lmtp.backend_user and not lmtp.backend_password_file:
+        yield Finding("lmtp", "backend_password_file", "expected a file, because backend_user is set", True)
+    if lmtp.backend_password_file:
+        yield from _secret("lmtp", "backend_password_file", lmtp.backend_password_file)
 
 
 def _secret(section: str, key: str, place: str) -> Iterator[Finding]:

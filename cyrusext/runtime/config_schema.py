@@ -170,11 +170,11 @@ class BackendSection(Section, frozen=True):
     """One backend, `[backends.NAME]`; a server without an entry is used by its name with these ports."""
 
     host: Annotated[str, Meta(description="Host name or address; empty: NAME itself.")] = ""
-    imap: Port = 143
-    pop3: Port = 110
+    imap: Annotated[Port, Meta(description="Nothing connects to it in this version.")] = 143
+    pop3: Annotated[Port, Meta(description="Nothing connects to it in this version.")] = 110
     lmtp: Port = 24
-    sieve: Port = 4190
-    http: Port = 80
+    sieve: Annotated[Port, Meta(description="Nothing connects to it in this version.")] = 4190
+    http: Annotated[Port, Meta(description="Nothing connects to it in this version.")] = 80
     weight: Annotated[float, Meta(ge=0, description="Share of new users.")] = 1.0
     state: Annotated[
         Literal["up", "drain", "down"], Meta(description='"drain": no new users; "down": do not connect.')

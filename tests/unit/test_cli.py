@@ -215,10 +215,10 @@ def test_config_show_and_check(house: House) -> None:
     assert f'state_dir = "{house.state_dir}"' in house.run("config", "show").stdout
     result = house.run("config", "check")
     assert (result.exit_code, result.output) == (0, "")
-    house.configure('[metrics]\nlisten = "127.0.0.1:9000"\n')
+    house.configure('[discover]\nadmin = "cyrus"\n')
     result = house.run("config", "check")
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"cyrusext: notice: {house.config}: [metrics] listen: not available")
+    assert result.stderr.startswith(f"cyrusext: notice: {house.config}: [discover] admin: not available")
     house.configure('[mupdate]\nlisten = ["0.0.0.0:3905"]\n')
     assert house.run("config", "check").exit_code == 78
     house.configure('[mupdate]\nlisten = "x"\nfoo = 1')
