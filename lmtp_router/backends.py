@@ -15,11 +15,11 @@ from typing import NamedTuple, cast
 from cyrusext.errors import RemoteProtocolError
 from cyrusext.runtime import logging
 from lmtp_router.breaker import Breaker
-from lmtp_router.delivery import Delivery, Recipient
-from lmtp_router.interfaces import Deadlines
+from lmtp_router.interfaces import Deadlines, LinkUser
 from lmtp_router.protocol.connection import ClientConnection
 from lmtp_router.protocol.state import ClientState
 from lmtp_router.protocol.types import Answered, HandshakeFailed, Mail, NeedData, Ready, reply
+from lmtp_router.recipient import Recipient
 
 MAX_LINKS = 200
 """Connections per backend and worker."""
@@ -54,7 +54,7 @@ class BackendLink(asyncio.Protocol):
         self._pool = pool
         self._connection = ClientConnection(pool.settings.hostname, pool.settings.credentials)
         self._transport: asyncio.Transport | None = None
-        self._delivery: Delivery | None = None
+        self._delivery: LinkUser | None = None
         self._ready = False
 
     @property
@@ -67,7 +67,7 @@ class BackendLink(asyncio.Protocol):
 
     # What the delivery does.
 
-    def take(self, delivery: Delivery, *, reused: bool) -> None:
+    def take(self, delivery: LinkUser, *, reused: bool) -> None:
         """Serve `delivery` from here on."""
         self.deadline = math.inf
         self.reused = reused
@@ -217,7 +217,7 @@ class BackendPool:
         self._loop = loop
         self._breaker = Breaker()
         self._idle: list[BackendLink] = []
-        self._waiting: deque[Delivery] = deque()
+        self._waiting: deque[LinkUser] = deque()
         self._connecting = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -227,7 +227,7 @@ class BackendPool:
         """Number of connections that wait for work."""
         return len(self._idle)
 
-    def acquire(self, delivery: Delivery, *, fresh: bool) -> None:
+    def acquire(self, delivery: LinkUser, *, fresh: bool) -> None:
         """Give `delivery` a connection now or later; a `fresh` one where the kept ones have shown to be stale."""
         if fresh:
             while self._idle:
@@ -241,7 +241,7 @@ class BackendPool:
         self._waiting.append(delivery)
         self._pump()
 
-    def withdraw(self, delivery: Delivery) -> None:
+    def withdraw(self, delivery: LinkUser) -> None:
         """`delivery` waits no longer."""
         if delivery in self._waiting:
             self._waiting.remove(delivery)
@@ -339,10 +339,10 @@ class BackendPools:
             pool = self._pools[host, port] = BackendPool(host, port, self._settings, self._loop)
         return pool
 
-    def acquire(self, delivery: Delivery, *, fresh: bool) -> None:
+    def acquire(self, delivery: LinkUser, *, fresh: bool) -> None:
         self.pool(delivery.route.host, delivery.route.port).acquire(delivery, fresh=fresh)
 
-    def withdraw(self, delivery: Delivery) -> None:
+    def withdraw(self, delivery: LinkUser) -> None:
         self.pool(delivery.route.host, delivery.route.port).withdraw(delivery)
 
     def expire(self, now: float) -> None:

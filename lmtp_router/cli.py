@@ -28,8 +28,9 @@ from cyrusext.runtime.config import DEFAULT_PATH, Config, load
 from lmtp_router.protocol import codec
 from lmtp_router.protocol.types import Rcpt, Refused
 from lmtp_router.routing import Route, Routing
+from lmtp_router.settings import settings_of
 from lmtp_router.supervisor import Supervisor, bind_workers
-from lmtp_router.worker import open_lookup, settings_of, work
+from lmtp_router.worker import open_lookup, work
 
 PROBE_S = 5.0
 

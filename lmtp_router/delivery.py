@@ -7,55 +7,18 @@ no clock are in here; the link and the owner have them.
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Callable
 
-from lmtp_router.interfaces import Deadlines, Dispatch, Link, Owner
-from lmtp_router.protocol.types import Mail, Rcpt, Reply, Sent, reply
-from lmtp_router.results import Slot
+from lmtp_router.interfaces import Deadlines, Dispatch, Link, Owner, Phase
+from lmtp_router.protocol.types import Mail, Reply, Sent, reply
+from lmtp_router.recipient import Recipient
 from lmtp_router.routing import Route
 
 LOST = reply(451, "4.4.2 Connection to the backend was lost, try again later")
 TIMED_OUT = reply(451, "4.4.2 The backend did not answer in time, try again later")
 NOT_READY = reply(451, "4.4.1 No connection to the backend in time, try again later")
 NEEDS_8BIT = reply(554, "5.6.3 The backend does not take 8BITMIME")
-
-
-class Recipient:
-    """One RCPT: ``answer`` is the reply to it, ``final`` the reply after the message; each comes once."""
-
-    __slots__ = ("answer", "delivery", "final", "rcpt", "rerouted", "server", "slot", "started")
-
-    def __init__(self, rcpt: Rcpt, slot: Slot, started: float) -> None:
-        self.rcpt = rcpt
-        self.slot = slot
-        self.started = started
-        self.server = ""
-        self.delivery: Delivery | None = None
-        self.answer: Reply | None = None
-        self.final: Reply | None = None
-        self.rerouted = False
-
-    @property
-    def accepted(self) -> bool:
-        return self.answer is not None and self.answer.positive
-
-    @property
-    def open(self) -> bool:
-        """True while a reply to this recipient is still to come."""
-        return self.answer is None or (self.answer.positive and self.final is None)
-
-
-class Phase(enum.Enum):
-    """How far a delivery is."""
-
-    WAITING = "waiting"
-    ENVELOPE = "envelope"
-    GATED = "gated"
-    BODY = "body"
-    FINAL = "final"
-    OVER = "over"
 
 
 _BEFORE_BODY = frozenset({Phase.WAITING, Phase.ENVELOPE, Phase.GATED})

@@ -13,14 +13,11 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 from cyrusext.runtime import logging
 from lmtp_router.backends import BackendPools, LinkSettings
-from lmtp_router.delivery import Recipient
-from lmtp_router.interfaces import Deadlines
-from lmtp_router.privacy import Disclosure
-from lmtp_router.protocol.connection import Limits, ServerConnection
+from lmtp_router.protocol.connection import ServerConnection
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import (
     BodyData,
@@ -40,8 +37,10 @@ from lmtp_router.protocol.types import (
     Vrfy,
     reply,
 )
+from lmtp_router.recipient import Recipient
 from lmtp_router.results import Replies
 from lmtp_router.routing import Routing
+from lmtp_router.settings import Settings
 from lmtp_router.transaction import Transaction
 
 MAX_BUFFERED = 64 << 10
@@ -64,19 +63,6 @@ SILENT = reply(421, "4.4.2 Timeout, closing connection")
 CROWDED = reply(421, "4.3.2 Too many connections, try again later")
 
 log = logging.get()
-
-
-class Settings(NamedTuple):
-    """What a worker's sessions have in common."""
-
-    hostname: str
-    limits: Limits
-    replace_bare_newlines: bool
-    body_buffer: int
-    deadlines: Deadlines
-    idle_s: float
-    credentials: tuple[str, str] | None
-    disclosure: Disclosure
 
 
 class Session(asyncio.Protocol):

@@ -6,13 +6,24 @@ order of events can be played without any.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import enum
+from typing import Protocol
 
 from lmtp_router.body import Body
-from lmtp_router.protocol.types import Mail, Reply
+from lmtp_router.protocol.types import Mail, Reply, Sent
+from lmtp_router.recipient import Recipient
+from lmtp_router.routing import Route
 
-if TYPE_CHECKING:
-    from lmtp_router.delivery import Delivery, Recipient
+
+class Phase(enum.Enum):
+    """How far a delivery is."""
+
+    WAITING = "waiting"
+    ENVELOPE = "envelope"
+    GATED = "gated"
+    BODY = "body"
+    FINAL = "final"
+    OVER = "over"
 
 
 class Link(Protocol):
@@ -49,12 +60,43 @@ class Link(Protocol):
         """Close at once: a message that was begun ends nowhere."""
 
 
+class LinkUser(Protocol):
+    """What a link and its pool tell the delivery that has it or waits for it."""
+
+    @property
+    def route(self) -> Route: ...
+
+    @property
+    def phase(self) -> Phase: ...
+
+    def connected(self, link: Link) -> None:
+        """A link is there."""
+
+    def unavailable(self, answer: Reply) -> None:
+        """There will be no link."""
+
+    def answered(self, sent: Sent, context: object, answer: Reply) -> None:
+        """The backend answered a command."""
+
+    def paused(self) -> None:
+        """The backend takes less than it is given."""
+
+    def resumed(self) -> None:
+        """The backend takes octets again."""
+
+    def lost(self) -> None:
+        """The link is gone, or said what no backend may say."""
+
+    def flush(self) -> None:
+        """All that came in one piece from the backend has been told."""
+
+
 class Dispatch(Protocol):
-    """Where links come from: calls `Delivery.connected` or `Delivery.unavailable`, at once or later."""
+    """Where links come from: calls `LinkUser.connected` or `LinkUser.unavailable`, at once or later."""
 
-    def acquire(self, delivery: Delivery, *, fresh: bool) -> None: ...
+    def acquire(self, delivery: LinkUser, *, fresh: bool) -> None: ...
 
-    def withdraw(self, delivery: Delivery) -> None: ...
+    def withdraw(self, delivery: LinkUser) -> None: ...
 
 
 class Owner(Protocol):

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lmtp_router.body import Body
-from lmtp_router.delivery import Delivery, Phase, Recipient
-from lmtp_router.interfaces import Client, Deadlines, Dispatch
+from lmtp_router.delivery import Delivery
+from lmtp_router.interfaces import Client, Deadlines, Dispatch, Phase
 from lmtp_router.protocol.types import Mail, Rcpt, Reply, Verdict, reply
+from lmtp_router.recipient import Recipient
 from lmtp_router.results import Replies
 from lmtp_router.routing import UNKNOWN_USER, Route, Routing
 

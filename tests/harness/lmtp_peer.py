@@ -16,10 +16,11 @@ import uvloop
 from cyrusext.backends import Backend, Backends
 from cyrusext.lookup import Answer, Verdict
 from cyrusext.runtime.config_schema import Timeouts
-from lmtp_router.frontend import Frontend, Settings
+from lmtp_router.frontend import Frontend
 from lmtp_router.privacy import Disclosure
 from lmtp_router.protocol.connection import Limits
 from lmtp_router.routing import Routing
+from lmtp_router.settings import Settings
 
 PATIENCE_S = 10.0
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cyrusext", "lmtp_router", "sieve")
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"cyrusext.cli", "lmtp_router.cli"}),
+    frozenset({"cyrusext.cli", "lmtp_router.cli", "lmtp_router.__main__"}),
     frozenset({"cyrusext.manage", "cyrusext.node"}),
     frozenset(
         {

@@ -1,0 +1,61 @@
+"""What a worker's sessions have in common, from the configuration.
+
+Rule: everything that can be wrong with it is a ConfigError of the parent, before there is a worker.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from cyrusext.errors import ConfigError
+from cyrusext.runtime.config import Config
+from lmtp_router.interfaces import Deadlines
+from lmtp_router.privacy import Disclosure
+from lmtp_router.protocol.connection import Limits
+
+
+class Settings(NamedTuple):
+    """What a worker's sessions have in common."""
+
+    hostname: str
+    limits: Limits
+    replace_bare_newlines: bool
+    body_buffer: int
+    deadlines: Deadlines
+    idle_s: float
+    credentials: tuple[str, str] | None
+    disclosure: Disclosure
+
+
+def settings_of(config: Config) -> Settings:
+    """Return what the sessions need; reads the password file.  Raises ConfigError."""
+    lmtp = config.lmtp
+    hostname = config.node.name
+    if not (hostname.isascii() and hostname.isprintable() and " " not in hostname):
+        raise ConfigError(f"{config.source}: [node] name: expected a name that can be sent in LHLO, got {hostname!r}")
+    return Settings(
+        hostname=hostname,
+        limits=Limits(max_size=lmtp.max_size_bytes),
+        replace_bare_newlines=lmtp.bare_newline == "replace",
+        body_buffer=lmtp.body_buffer_bytes,
+        deadlines=lmtp.timeouts,
+        idle_s=lmtp.timeouts.idle,
+        credentials=_credentials(config),
+        disclosure=Disclosure(config.log.recipients),
+    )
+
+
+def _credentials(config: Config) -> tuple[str, str] | None:
+    lmtp = config.lmtp
+    if not lmtp.backend_user:
+        return None
+    if not lmtp.backend_password_file:
+        raise ConfigError(f"{config.source}: [lmtp] backend_password_file: expected, because backend_user is set")
+    try:
+        lines = Path(lmtp.backend_password_file).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{config.source}: [lmtp] backend_password_file: can not be read: {error}") from error
+    if not lines or not lines[0]:
+        raise ConfigError(f"{config.source}: [lmtp] backend_password_file: its first line is empty")
+    return lmtp.backend_user, lines[0]

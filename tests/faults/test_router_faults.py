@@ -1,0 +1,479 @@
+"""What a backend or a client does wrong costs its own recipients and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cyrusext.lookup import Answer, Verdict
+from cyrusext.runtime.config_schema import Timeouts
+from lmtp_router.protocol.connection import Limits
+from tests.harness.lmtp_peer import RouterUnderTest, Script, ScriptedBackend, play, wait_until
+
+pytestmark = pytest.mark.faults
+
+A, B, A2, B2 = b"<u0@example.org>", b"<u1@example.org>", b"<u2@example.org>", b"<u3@example.org>"
+BODY = b"Subject: x\r\n\r\nhello\r\n"
+QUICK = Timeouts(connect=0.4, greeting=0.4, envelope=0.4, data=0.4, final=0.4, idle=30.0)
+
+
+def pair(a: Script | None = None, b: Script | None = None) -> dict[str, ScriptedBackend]:
+    return {"a": ScriptedBackend(a), "b": ScriptedBackend(b)}
+
+
+def test_a_lost_backend_does_not_change_what_another_answered() -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair(Script(drop_after="dot"))) as router:
+            client = await router.client()
+            replies = await client.message(BODY, A, B, A2)
+            assert [reply[:9] for reply in replies] == [b"451 4.4.2", b"250 2.1.5", b"451 4.4.2"]
+            assert [message.body for message in router.backends["b"].messages] == [BODY]
+
+    play(test)
+
+
+def test_replies_already_received_count() -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair(Script(drop_after_finals=1))) as router:
+            client = await router.client()
+            replies = await client.message(BODY, A, A2, B)
+            assert [reply[:9] for reply in replies] == [b"250 2.1.5", b"451 4.4.2", b"250 2.1.5"]
+
+    play(test)
+
+
+def test_no_body_without_354_and_no_250_either() -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair(Script(data=b"554-5.3.0 no\r\n554 5.3.0 data\r\n"))) as router:
+            client = await router.client()
+            replies = await client.message(BODY, A, B, A2)
+            assert replies[0] == replies[2] == b"554-5.3.0 no\r\n554 5.3.0 data\r\n"
+            assert replies[1].startswith(b"250 ")
+            assert router.backends["a"].messages == router.backends["a"].partial == []
+            assert not [c for c in router.backends["a"].commands if b"Subject" in c]
+            again = await client.message(BODY, A, B)
+            assert [reply[:3] for reply in again] == [b"554", b"250"]
+            assert router.backends["a"].connections == 1
+
+    play(test)
+
+
+def test_all_backends_refuse_data() -> None:
+    async def test() -> None:
+        async with RouterUnderTest(
+            pair(Script(data=b"452 4.3.1 full\r\n"), Script(data=b"554 5.3.0 no\r\n"))
+        ) as router:
+            client = await router.client()
+            assert await client.message(BODY, A, B) == [b"452 4.3.1 full\r\n", b"554 5.3.0 no\r\n"]
+
+    play(test)
+
+
+def test_multi_line_replies_stay_whole() -> None:
+    lines = b"550-5.7.1 one\r\n550-5.7.1 two\r\n550 5.7.1 three\r\n"
+
+    async def test() -> None:
+        script = Script(rcpt={A2: lines}, final={A: lines.replace(b"550", b"452")})
+        async with RouterUnderTest(pair(script)) as router:
+            client = await router.client()
+            replies = await client.envelope(A, A2, B)
+            assert replies[1] == lines
+            assert (await client.ask(b"DATA")).startswith(b"354")
+            client.send(BODY + b".\r\nNOOP\r\n")
+            replies = await client.replies(3)
+            assert replies[0] == lines.replace(b"550", b"452")
+            assert replies[1].startswith(b"250 2.1.5 <u1")
+            assert replies[2] == b"250 2.0.0 OK\r\n"
+
+    play(test)
+
+
+@pytest.mark.parametrize("sequence", [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r", b"\r.\r\n", b"\n.\r"])
+@pytest.mark.parametrize("pieces", [1, 100])
+def test_smuggling(sequence: bytes, pieces: int) -> None:
+    evil = b"one" + sequence + b"MAIL FROM:<evil@example.org>\r\nRCPT TO:<u1@example.org>\r\nDATA\r\nevil\r\n.\r\n"
+
+    async def test() -> None:
+        async with RouterUnderTest(pair()) as router:
+            client = await router.client()
+            await client.envelope(A)
+            assert (await client.ask(b"DATA")).startswith(b"354")
+            for at in range(0, len(evil), pieces):
+                client.send(evil[at : at + pieces])
+                await asyncio.sleep(0)
+            assert (await client.reply()).startswith(b"554 5.6.11")
+            assert await client.ask(b"NOOP") == b"250 2.0.0 OK\r\n"
+            backend = router.backends["a"]
+            await wait_until(lambda: backend.live == 0, "the connection with the spoiled body is closed")
+            assert backend.messages == router.backends["b"].messages == []
+            assert all(b"\n" not in body.replace(b"\r\n", b"") for body in backend.partial)
+
+    play(test)
+
+
+def test_smuggling_with_replace_is_one_message() -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair(), replace=True) as router:
+            client = await router.client()
+            assert (await client.message(b"one\n.\nMAIL FROM:<>\r\n.\n\r\n", A))[0].startswith(b"250")
+            assert [m.body for m in router.backends["a"].messages] == [b"one\r\n..\r\nMAIL FROM:<>\r\n\r\n\r\n"]
+
+    play(test)
+
+
+@pytest.mark.parametrize("place", ["mail", "rcpt", "data", "354", "body", "dot"])
+def test_a_backend_that_drops(place: str) -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair(Script(drop_after=place))) as router:
+            client = await router.client()
+            client.send(b"MAIL FROM:<f@example.org>\r\nRCPT TO:%b\r\nRCPT TO:%b\r\n" % (A, B))
+            _, a, b = await client.replies(3)
+            accepted = [reply.startswith(b"250") for reply in (a, b)]
+            assert b.startswith(b"250")
+            assert accepted[0] or a.startswith(b"451 4.4.2")
+            assert accepted[0] is (place not in ("mail", "rcpt"))
+            assert (await client.ask(b"DATA")).startswith(b"354")
+            client.send(BODY + b".\r\n")
+            replies = await client.replies(sum(accepted))
+            assert replies[-1].startswith(b"250 2.1.5 <u1")
+            assert all(reply.startswith(b"451 4.4.2") for reply in replies[:-1])
+            assert len(router.backends["b"].messages) == 1
+            assert len(router.backends["a"].messages) == (1 if place == "dot" else 0)
+
+    play(test)
+
+
+@pytest.mark.parametrize("place", ["greeting", "mail", "rcpt", "data", "dot"])
+def test_a_backend_that_hangs(place: str) -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair(Script(hang_at=place)), timeouts=QUICK) as router:
+            client = await router.client()
+            client.send(b"MAIL FROM:<f@example.org>\r\nRCPT TO:%b\r\nRCPT TO:%b\r\n" % (A, B))
+            _, a, b = await client.replies(3)
+            assert b.startswith(b"250")
+            accepted = a.startswith(b"250")
+            assert accepted is (place in ("data", "dot"))
+            assert accepted or a[:9] in (b"451 4.4.1", b"451 4.4.2")
+            assert (await client.ask(b"DATA")).startswith(b"354")
+            client.send(BODY + b".\r\n")
+            replies = await client.replies(1 + accepted)
+            assert replies[-1].startswith(b"250 2.1.5 <u1")
+            assert all(reply.startswith(b"451 4.4.2") for reply in replies[:-1])
+
+    play(test)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        Script(mail=b"250 2.1.0 ok\r\n250 2.1.0 twice\r\n"),
+        Script(rcpt={A: b"354 what\r\n"}),
+        Script(rcpt={A: b"250 ok\n"}),
+        Script(rcpt={A: b"250-half\r\n251 other\r\n"}),
+        Script(data=b"250 2.0.0 already\r\n"),
+        Script(final={A: b"354 more\r\n"}),
+        Script(final={A: b"nonsense\r\n"}),
+        Script(data=b"354 go\r\n250 2.0.0 early\r\n"),
+    ],
+)
+def test_a_backend_that_makes_no_sense_never_makes_a_250(answers: Script) -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair(answers), timeouts=QUICK) as router:
+            client = await router.client()
+            client.send(b"MAIL FROM:<f@example.org>\r\nRCPT TO:%b\r\nRCPT TO:%b\r\n" % (A, B))
+            _, a, b = await client.replies(3)
+            assert b.startswith(b"250")
+            assert (await client.ask(b"DATA")).startswith(b"354")
+            client.send(BODY + b".\r\n")
+            replies = await client.replies(1 + a.startswith(b"250"))
+            assert replies[-1].startswith(b"250 2.1.5 <u1")
+            assert all(reply.startswith(b"4") for reply in replies[:-1])
+
+    play(test)
+
+
+def test_extra_replies_cost_the_connection_not_the_message() -> None:
+    async def test() -> None:
+        script = Script(final={A: b"250 2.1.5 one\r\n250 2.1.5 two\r\n"})
+        async with RouterUnderTest(pair(script)) as router:
+            client = await router.client()
+            assert await client.message(BODY, A) == [b"250 2.1.5 one\r\n"]
+            await wait_until(lambda: router.backends["a"].live == 0, "the connection is not kept")
+            assert await client.message(BODY, A) == [b"250 2.1.5 one\r\n"]
+
+    play(test)
+
+
+def test_421_of_a_backend_does_not_end_our_client() -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair(Script(rcpt={A: b"421 4.3.2 going down\r\n"}))) as router:
+            client = await router.client()
+            replies = await client.envelope(A, B)
+            assert [reply[:9] for reply in replies] == [b"451 4.4.2", b"250 2.1.5"]
+            assert await client.ask(b"RSET") == b"250 2.0.0 OK\r\n"
+
+    play(test)
+
+
+def test_mail_refused_is_the_answer_of_its_recipients() -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair(Script(mail=b"452 4.3.1 Insufficient storage\r\n"))) as router:
+            client = await router.client()
+            replies = await client.envelope(A, B, A2)
+            assert replies[0] == replies[2] == b"452 4.3.1 Insufficient storage\r\n"
+            assert (await client.ask(b"DATA")).startswith(b"354")
+            client.send(BODY + b".\r\n")
+            assert (await client.reply()).startswith(b"250 2.1.5 <u1")
+
+    play(test)
+
+
+def test_a_stale_pooled_connection_is_replaced_before_the_body() -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair()) as router:
+            client = await router.client()
+            assert (await client.message(BODY, A, B))[0].startswith(b"250")
+            backend = router.backends["a"]
+            # The backend closes as soon as it hears MAIL on the kept connection, and only there.
+            seen = 0
+
+            async def step(place: str) -> None:
+                nonlocal seen
+                if place == "mail":
+                    seen += 1
+                    if seen == 1:
+                        raise ConnectionResetError
+
+            backend.script.step = step
+            replies = await client.message(BODY, A, B)
+            assert [reply[:3] for reply in replies] == [b"250", b"250"]
+            assert (backend.connections, len(backend.messages)) == (2, 2)
+
+    play(test)
+
+
+def test_a_pooled_connection_lost_with_the_body_is_not_tried_again() -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair()) as router:
+            client = await router.client()
+            await client.message(BODY, A)
+            router.backends["a"].script.drop_after = "body"
+            assert (await client.message(BODY, A))[0].startswith(b"451 4.4.2")
+            assert router.backends["a"].connections == 1
+
+    play(test)
+
+
+def test_refused_on_the_replacement_after_250_on_the_stale_one() -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair()) as router:
+            client = await router.client()
+            await client.message(BODY, A)
+            backend = router.backends["a"]
+            assert (await client.envelope(A))[0].startswith(b"250")
+            backend.script.rcpt = {A: b"452 4.2.2 Over quota\r\n"}
+            backend.drop_all()
+            await wait_until(lambda: backend.connections == 2, "a new connection")
+            assert (await client.ask(b"DATA")).startswith(b"354")
+            client.send(BODY + b".\r\n")
+            assert await client.reply() == b"452 4.2.2 Over quota\r\n"
+            assert len(backend.messages) == 1
+
+    play(test)
+
+
+def test_backend_down_then_up() -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair(), timeouts=QUICK) as router:
+            client = await router.client()
+            backend = router.backends["a"]
+            await backend.stop()
+            for _ in range(5):
+                replies = await client.envelope(A, B)
+                assert [reply[:9] for reply in replies] == [b"451 4.4.1", b"250 2.1.5"]
+                await client.ask(b"RSET")
+            backend.released = asyncio.Event()
+            await backend.start()
+
+            async def delivered() -> bool:
+                good = (await client.envelope(A))[0].startswith(b"250")
+                await client.ask(b"RSET")
+                return good
+
+            loop = asyncio.get_running_loop()
+            until = loop.time() + 10
+            while not await delivered():
+                assert loop.time() < until, "the backend is up and not used"
+                await asyncio.sleep(0.05)
+            assert (await client.message(BODY, A))[0].startswith(b"250")
+
+    play(test)
+
+
+def test_a_client_cut_in_mid_data_delivers_nothing() -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair()) as router:
+            client = await router.client()
+            await client.envelope(A, B)
+            assert (await client.ask(b"DATA")).startswith(b"354")
+            client.send(BODY + b".")
+            await client.writer.drain()
+            client.writer.transport.abort()
+            for backend in router.backends.values():
+                await wait_until(lambda backend=backend: backend.live == 0, "the backend's connection is closed")  # type: ignore[misc]
+                assert backend.messages == []
+                assert len(backend.partial) == 1
+                assert BODY.startswith(backend.partial[0])
+
+    play(test)
+
+
+def test_a_client_gone_after_the_dot_is_not_called_back() -> None:
+    async def test() -> None:
+        hold = asyncio.Event()
+
+        async def step(place: str) -> None:
+            if place == "dot":
+                await hold.wait()
+
+        async with RouterUnderTest(pair(Script(step=step))) as router:
+            client = await router.client()
+            await client.envelope(A)
+            assert (await client.ask(b"DATA")).startswith(b"354")
+            client.send(BODY + b".\r\n")
+            backend = router.backends["a"]
+            await wait_until(lambda: len(backend.messages) == 1, "the message is at the backend")
+            client.writer.transport.abort()
+            assert router.frontend is not None
+            frontend = router.frontend
+            await wait_until(lambda: bool(frontend.orphans), "the router knows that the client is gone")
+            hold.set()
+            await wait_until(lambda: not frontend.orphans, "the transaction ends")
+            assert backend.live == 1, "the connection is clean and kept"
+
+    play(test)
+
+
+def test_a_slow_backend_is_dropped_and_the_others_go_on() -> None:
+    async def test() -> None:
+        backends = {"a": ScriptedBackend(Script(hang_at="body"), receive_buffer=1 << 12), "b": ScriptedBackend()}
+        timeouts = Timeouts(data=0.5)
+        body = b"x" * 98 + b"\r\n"
+        body *= 200_000
+        async with RouterUnderTest(backends, timeouts=timeouts, body_buffer=1 << 20) as router:
+            client = await router.client()
+            replies = await client.message(body, A, B)
+            assert [reply[:9] for reply in replies] == [b"451 4.4.2", b"250 2.1.5"]
+            assert backends["b"].messages[0].body == body
+            assert backends["a"].messages == []
+
+    play(test)
+
+
+def test_a_backend_that_withholds_354_holds_the_client_within_the_buffer() -> None:
+    async def test() -> None:
+        body = b"x" * 98 + b"\r\n"
+        body *= 100_000
+        async with RouterUnderTest(pair(Script(hang_at="data")), timeouts=QUICK, body_buffer=1 << 18) as router:
+            client = await router.client()
+            replies = await client.message(body, A, B)
+            assert [reply[:9] for reply in replies] == [b"451 4.4.2", b"250 2.1.5"]
+            assert router.backends["b"].messages[0].body == body
+
+    play(test)
+
+
+def test_stale_location_is_followed_once() -> None:
+    unknown = b"550-Mailbox unknown.\r\n550 5.1.1 User unknown\r\n"
+
+    async def test() -> None:
+        async with RouterUnderTest(pair(Script(rcpt={A: unknown}))) as router:
+            router.lookup.next[A[1:-1]] = ["a", "b"]
+            client = await router.client()
+            replies = await client.message(BODY, A, B)
+            assert [reply[:3] for reply in replies] == [b"250", b"250"]
+            assert router.backends["b"].messages[0].rcpts == [B, A]
+            assert router.backends["a"].messages == []
+
+    play(test)
+
+
+def test_stale_location_after_data_was_pipelined() -> None:
+    unknown = b"550 5.1.1 User unknown\r\n"
+
+    async def test() -> None:
+        async with RouterUnderTest(pair(Script(rcpt={A: unknown}))) as router:
+            router.lookup.next[A[1:-1]] = ["a", "b"]
+            client = await router.client()
+            client.send(b"MAIL FROM:<f@example.org>\r\nRCPT TO:%b\r\nRCPT TO:%b\r\nDATA\r\n" % (A, B))
+            assert await client.codes(4) == [b"250", b"250", b"250", b"354"]
+            client.send(BODY + b".\r\n")
+            assert await client.replies(2) == [b"250 2.1.5 %b delivered\r\n" % path for path in (A, B)]
+            assert sorted(m.rcpts[0] for m in router.backends["b"].messages) == [A, B]
+
+    play(test)
+
+
+@pytest.mark.parametrize(
+    ("second", "reply"),
+    [
+        ("a", b"451 4.4.3"),
+        (Answer(Verdict.ABSENT), b"550 5.1.1 its own words"),
+        (Answer(Verdict.TEMPORARY), b"451 4.4.3"),
+        (Answer(Verdict.TEMPORARY, unsettled=True), b"451 4.2.1"),
+    ],
+)
+def test_unknown_at_the_backend_is_a_bounce_only_when_the_index_says_so_too(second: str | Answer, reply: bytes) -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair(Script(rcpt={A: b"550 5.1.1 its own words\r\n"}))) as router:
+            router.lookup.next[A[1:-1]] = ["a", second]
+            client = await router.client()
+            replies = await client.envelope(A, B)
+            assert replies[0].startswith(reply)
+            assert replies[1].startswith(b"250")
+
+    play(test)
+
+
+def test_unknown_at_both_places_is_deferred() -> None:
+    unknown = Script(rcpt={A: b"550 5.1.1 User unknown\r\n"})
+
+    async def test() -> None:
+        async with RouterUnderTest(pair(unknown, unknown)) as router:
+            router.lookup.next[A[1:-1]] = ["a", "b", "a", "b"]
+            client = await router.client()
+            assert (await client.envelope(A))[0].startswith(b"451 4.4.3")
+
+    play(test)
+
+
+def test_idle_and_stalled_clients_are_let_go() -> None:
+    async def test() -> None:
+        timeouts = Timeouts(idle=0.3, data=0.3)
+        async with RouterUnderTest(pair(), timeouts=timeouts) as router:
+            client = await router.client()
+            assert (await client.at_end()).startswith(b"421 4.4.2")
+            client = await router.client()
+            await client.envelope(A)
+            assert (await client.ask(b"DATA")).startswith(b"354")
+            client.send(b"half a mess")
+            assert (await client.at_end()).startswith(b"421 4.4.2")
+            backend = router.backends["a"]
+            await wait_until(lambda: backend.live == 0, "the backend's connection is closed")
+            assert backend.messages == []
+
+    play(test)
+
+
+def test_a_message_too_large_reaches_nobody() -> None:
+    async def test() -> None:
+        async with RouterUnderTest(pair(), limits=Limits(max_size=1000)) as router:
+            client = await router.client()
+            assert (await client.ask(b"MAIL FROM:<f@example.org> SIZE=1001")).startswith(b"552 5.3.4")
+            replies = await client.message(b"x" * 2000 + b"\r\n", A, B)
+            assert [reply[:9] for reply in replies] == [b"552 5.3.4"] * 2
+            assert not router.backends["a"].messages
+            assert not router.backends["b"].messages
+
+    play(test)
