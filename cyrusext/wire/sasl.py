@@ -57,6 +57,9 @@ def decode_item(line: bytes) -> Secret:
         value = binascii.a2b_base64(line, strict_mode=True) if line else b""
     except binascii.Error:
         raise RemoteProtocolError("SASL item is not base64") from None
+    # The strict mode is not strict about everything that stands at the end.
+    if not hmac.compare_digest(binascii.b2a_base64(value, newline=False), line):
+        raise RemoteProtocolError("SASL item is not canonical base64")
     return Secret(value)
 
 
