@@ -29,12 +29,12 @@ $(STAMP)/dependencies: pyproject.toml packaging/constraints.txt
 	@mkdir -p $(STAMP)
 	@test -x $(PYTHON) || { python=$$(packaging/find-python) && $$python -m venv .venv; }
 	@echo "installing Python packages into .venv"
-	@$(PYTHON) packaging/requirements.py | $(PYTHON) -m pip install -q -c packaging/constraints.txt -r /dev/stdin
+	@$(PYTHON) packaging/requirements.py | $(PYTHON) -m pip install -qq -c packaging/constraints.txt -r /dev/stdin
 	@touch $@
 
 $(STAMP)/editable: $(STAMP)/dependencies setup.py pyproject.toml
 	@echo "installing cyrusext into .venv (editable)"
-	@$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
+	@$(PYTHON) -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(STAMP)/extensions: $(STAMP)/editable $(EXTENSION_SOURCES)
