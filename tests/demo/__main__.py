@@ -113,19 +113,27 @@ def run(state: Path, release: str, once: bool) -> None:
     where = {"alice": delivery.be1, "bob": delivery.be2}
     print("Starting a node, two Cyrus backends, the router and Postfix ...", flush=True)
     with delivery:
-        create_users(where)
-        print("Created by IMAP, and located by the node:")
-        for user, backend in where.items():
-            wait_until(partial(is_located, delivery, user, backend), f"{user} is located", 10, 0.1)
-            print(f"  user.{user:<13} {backend.name}")
-        print("One message to both, by SMTP to Postfix:", flush=True)
-        send(delivery, [f"{user}@example.org" for user in where])
-        show_delivery(delivery, where)
-        if once:
-            return
-        show_how_to_look(delivery)
-        sys.stdout.flush()
-        threading.Event().wait()
+        try:
+            show(delivery, where)
+        except AssertionError:
+            for server in delivery.servers:
+                print(server.tail(), file=sys.stderr)
+            raise
+        if not once:
+            show_how_to_look(delivery)
+            sys.stdout.flush()
+            threading.Event().wait()
+
+
+def show(delivery: Delivery, where: dict[str, CyrusBackend]) -> None:
+    create_users(where)
+    print("Created by IMAP, and located by the node:")
+    for user, backend in where.items():
+        wait_until(partial(is_located, delivery, user, backend), f"{user} is located", 10, 0.1)
+        print(f"  user.{user:<13} {backend.name}")
+    print("One message to both, by SMTP to Postfix:", flush=True)
+    send(delivery, [f"{user}@example.org" for user in where])
+    show_delivery(delivery, where)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -143,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
         run(state, arguments.release, arguments.once)
     except (KeyboardInterrupt, Ended):
         print("\nStopped.")
-    except roots.RootsError as error:
+    except (roots.RootsError, AssertionError) as error:
         print(f"make demo: {error}", file=sys.stderr)
         return 1
     finally:
