@@ -14,14 +14,13 @@ Traps that shaped the configurations below:
 
 from __future__ import annotations
 
-import imaplib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from tests.harness.imap import login
+from tests.harness.imap import Imap, login
 from tests.harness.roots import Root
 from tests.harness.sandbox import Sandbox
 from tests.harness.server import Server
@@ -47,8 +46,20 @@ SERVICES = {
 }
 
 
+LOSES_MASTER = (
+    r"mupdate_scarf: ",
+    r"mupdate BYE response: ",
+    r"mupdate[-_]connect failed: ",
+    r"connect\(.*\) failed: Connection refused",
+    r"couldn't connect to mupdate server",
+    r"couldn't authenticate to backend server",
+    r"retrying connection to mupdate server",
+)
+"""What Cyrus logs as errors when its master goes away; a test that does that expects them."""
+
+
 class CyrusServer(Server):
-    """One cyrmaster with its own imapd.conf and cyrus.conf; `extra` is more of imapd.conf."""
+    """One cyrmaster with its own imapd.conf and cyrus.conf; `extra` is more of imapd.conf and wins."""
 
     NOISE: ClassVar[dict[str, str]] = {
         r"ldapdb_canonuser_plug_init\(\) failed": "libsasl2 loads a plug-in that nobody configured",
@@ -67,9 +78,11 @@ class CyrusServer(Server):
         r"core dumped",
     )
 
-    def __init__(self, name: str, address: str, state: Path, root: Root, *, extra: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, address: str, state: Path, root: Root, *, extra: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(name, address, state, root)
-        self.extra = tuple(extra)
+        self.extra = dict(extra or {})
 
     # -- configuration --------------------------------------------------------------------------------------------
 
@@ -115,9 +128,9 @@ class CyrusServer(Server):
             "sasl_mech_list": "PLAIN",
             "client_bind": "yes",
             **self.settings(),
+            **self.extra,
         }
-        text = [f"{key}: {value}" for key, value in settings.items()]
-        (self.state / "imapd.conf").write_text("\n".join([*text, *self.extra, ""]))
+        (self.state / "imapd.conf").write_text("".join(f"{key}: {value}\n" for key, value in settings.items()))
         self._write_cyrus_conf()
         self._give_to_cyrus()
 
@@ -180,7 +193,14 @@ class CyrusMember(CyrusServer):
     """What backends and frontends share: they know a mupdate master and serve mail."""
 
     def __init__(
-        self, name: str, address: str, state: Path, root: Root, *, mupdate: str = "mup.lab", extra: Sequence[str] = ()
+        self,
+        name: str,
+        address: str,
+        state: Path,
+        root: Root,
+        *,
+        mupdate: str = "mup.lab",
+        extra: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(name, address, state, root, extra=extra)
         self.mupdate = mupdate
@@ -200,7 +220,7 @@ class CyrusMember(CyrusServer):
     def ready(self) -> bool:
         return accepts(self.address, 143)
 
-    def imap(self, user: str = ADMIN) -> imaplib.IMAP4:
+    def imap(self, user: str = ADMIN) -> Imap:
         """Log in as anybody: the administrator vouches, so that users need no passwords."""
         return login(self.address, user, ADMIN, PASSWORDS[ADMIN])
 
@@ -241,7 +261,7 @@ class CyrusFrontend(CyrusMember):
         *,
         backends: Sequence[str],
         mupdate: str = "mup.lab",
-        extra: Sequence[str] = (),
+        extra: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(name, address, state, root, mupdate=mupdate, extra=extra)
         self.backends = tuple(backends)

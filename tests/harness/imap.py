@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import imaplib
 import re
 from typing import Any
@@ -13,11 +14,25 @@ class Refused(AssertionError):
     """The server answered NO or BAD; the text is its answer."""
 
 
-def login(address: str, user: str, admin: str, password: str) -> imaplib.IMAP4:
+class Imap(imaplib.IMAP4):
+    """The standard library's client, but leaving the context closes the socket also when the server is gone."""
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError, self.error):
+            self.logout()
+        with contextlib.suppress(OSError):
+            self.shutdown()
+
+
+def login(address: str, user: str, admin: str, password: str) -> Imap:
     """Authenticate as `user` with the administrator's password (SASL PLAIN with an authorisation identity)."""
-    connection = imaplib.IMAP4(address, 143, timeout=30)
+    connection = Imap(address, 143, timeout=30)
     authorise = "" if user == admin else user
-    connection.authenticate("PLAIN", lambda _: f"{authorise}\0{admin}\0{password}".encode())
+    try:
+        connection.authenticate("PLAIN", lambda _: f"{authorise}\0{admin}\0{password}".encode())
+    except BaseException:
+        connection.shutdown()
+        raise
     return connection
 
 
@@ -31,29 +46,29 @@ def ok(answer: tuple[str, list[Any]]) -> list[Any]:
     return data
 
 
-def create(connection: imaplib.IMAP4, mailbox: str, where: str = "") -> None:
+def create(connection: Imap, mailbox: str, where: str = "") -> None:
     """CREATE; `where` is Cyrus' second argument: a partition, or at a frontend ``server!partition``."""
     ok(connection._simple_command("CREATE", mailbox, *([where] if where else [])))
 
 
-def delete(connection: imaplib.IMAP4, mailbox: str) -> None:
+def delete(connection: Imap, mailbox: str) -> None:
     """Give the administrator the right to delete, then DELETE."""
     ok(connection.setacl(mailbox, "cyrus", "lrswipkxtecda"))
     ok(connection.delete(mailbox))
 
 
-def xfer(connection: imaplib.IMAP4, mailbox: str, server: str) -> None:
+def xfer(connection: Imap, mailbox: str, server: str) -> None:
     """Move a mailbox (a user's INBOX: with all folders) to another backend."""
     ok(connection._simple_command("XFER", mailbox, server))
 
 
-def listed(connection: imaplib.IMAP4, pattern: str = "*") -> set[str]:
+def listed(connection: Imap, pattern: str = "*") -> set[str]:
     """Return the names that LIST shows, as the server writes them."""
     lines = [line for line in ok(connection.list('""', f'"{pattern}"')) if line]
     return {re.sub(rb'^\(.*?\) "?\S+?"? ', b"", line).strip(b'"').decode() for line in lines}
 
 
-def messages(connection: imaplib.IMAP4, mailbox: str = "INBOX") -> list[bytes]:
+def messages(connection: Imap, mailbox: str = "INBOX") -> list[bytes]:
     """Return every message of a mailbox, byte by byte as stored."""
     ok(connection.select(mailbox, readonly=True))
     numbers = ok(connection.search(None, "ALL"))[0].split()

@@ -245,16 +245,17 @@ class Server:
             raise ServerTrouble(f"the log catcher of {self.name} said {told!r}")
 
 
-def stop_all(servers: Sequence[Server]) -> None:
-    """Close servers together; raises one ServerTrouble for all that went wrong."""
+def stop_all(*groups: Sequence[Server]) -> None:
+    """Close servers, those of a group together; raises one ServerTrouble for all that went wrong."""
     trouble = []
-    for server in servers:
-        server.ask_to_stop()
-    for server in servers:
-        try:
-            server.close()
-        except AssertionError as error:
-            trouble.append(str(error))
+    for servers in groups:
+        for server in servers:
+            server.ask_to_stop()
+        for server in servers:
+            try:
+                server.close()
+            except AssertionError as error:
+                trouble.append(str(error))
     if trouble:
         raise ServerTrouble("\n".join(trouble))
 

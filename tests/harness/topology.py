@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
 from tests.harness.cyrus import MUPDATE_PORT, CyrusBackend, CyrusFrontend, CyrusMupdate, Known, make_sasldb
+from tests.harness.lmtp import Lmtp
 from tests.harness.mupdate import Mupdate, UpdateStream
 from tests.harness.network import Network
 from tests.harness.ours import ROUTER_PORT, Config, Node, Router
@@ -44,8 +45,9 @@ class Group:
         raise NotImplementedError
 
     def close(self) -> None:
+        """Stop everything; the first server, which the others talk to, after the others."""
         try:
-            stop_all(self.servers[::-1])
+            stop_all(self.servers[1:], self.servers[:1])
         finally:
             self.network.close()
 
@@ -80,7 +82,13 @@ class Master(Group):
     stock: CyrusMupdate
 
     def __init__(
-        self, root: Root, state: Path, kind: MasterKind, *, extra: Sequence[str] = (), config: Config | None = None
+        self,
+        root: Root,
+        state: Path,
+        kind: MasterKind,
+        *,
+        extra: Mapping[str, str] | None = None,
+        config: Config | None = None,
     ) -> None:
         super().__init__(root, state)
         self.kind = kind
@@ -132,7 +140,7 @@ class Murder(Master):
         state: Path,
         kind: MasterKind = "ours",
         *,
-        extra: Sequence[str] = (),
+        extra: Mapping[str, str] | None = None,
         config: Config | None = None,
         wire: bool = False,
     ) -> None:
@@ -140,7 +148,7 @@ class Murder(Master):
         hosts = self.hosts
         through = "wire.lab" if wire else "mup.lab"
         self.be1 = CyrusBackend("be1.lab", hosts["be1.lab"], state / "be1", root, mupdate=through, extra=extra)
-        immediate = [*extra, "delete_mode: immediate"]
+        immediate = {**(extra or {}), "delete_mode": "immediate"}
         self.be2 = CyrusBackend("be2.lab", hosts["be2.lab"], state / "be2", root, mupdate=through, extra=immediate)
         names = ["be1.lab", "be2.lab"]
         self.fe = CyrusFrontend("fe.lab", hosts["fe.lab"], state / "fe", root, backends=names, extra=extra)
@@ -175,7 +183,7 @@ class Delivery(Group):
         root: Root,
         state: Path,
         *,
-        extra: Sequence[str] = (),
+        extra: Mapping[str, str] | None = None,
         config: Config | None = None,
         domains: Sequence[str] = ("example.org",),
         postfix: bool = True,
@@ -207,3 +215,13 @@ class Delivery(Group):
     @property
     def backends(self) -> tuple[CyrusBackend, CyrusBackend]:
         return self.be1, self.be2
+
+    def node_is_stale(self, timeout_s: float = 6.0) -> None:
+        """Wait until the router no longer takes a miss for a "no": the node's heartbeat is too old."""
+
+        def refused_for_now() -> bool:
+            with Lmtp(self.router.address, ROUTER_PORT) as client:
+                client.command("MAIL FROM:<>")
+                return client.command("RCPT TO:<nobody-at-all@example.org>").code == 451
+
+        wait_until(refused_for_now, "the index is too old for a no", timeout_s, 0.1)

@@ -34,6 +34,7 @@ class _Match(NamedTuple):
     pattern: bytes
     direction: str
     action: Callable[[], None]
+    lose: bool
 
 
 class WireFault:
@@ -104,13 +105,16 @@ class WireFault:
         """Close a connection when it has passed `count` bytes in a direction; the rest is not passed."""
         self._do(lambda: self._close_after.update({direction: count}))
 
-    def on_match(self, pattern: bytes, action: Callable[[], None], direction: str = TO_SERVER) -> None:
+    def on_match(
+        self, pattern: bytes, action: Callable[[], None], direction: str = TO_SERVER, *, lose: bool = False
+    ) -> None:
         """Run `action` once, before the piece that completes `pattern` passes in `direction`.
 
-        Everything waits while it runs.  A piece is what one read returned, so only what came in earlier pieces is known
-        to have reached the other side.  `action` runs on the loop: it must call no method of the proxy.
+        With `lose` the piece never passes and its connection is closed.  Everything waits while `action` runs, which
+        must call no method of the proxy: it runs on the loop.  A piece is what one read returned, so only what came in
+        earlier pieces is known to have reached the other side.
         """
-        self._do(lambda: self._matches.append(_Match(pattern, direction, action)))
+        self._do(lambda: self._matches.append(_Match(pattern, direction, action, lose)))
 
     # -- the record -----------------------------------------------------------------------------------------------
 
@@ -177,7 +181,8 @@ class WireFault:
             while data := await reader.read(65536):
                 await self._passing.wait()
                 history = (history + data)[-65536:]
-                self._run_matches(history, direction)
+                if self._run_matches(history, direction):
+                    raise ConnectionAbortedError
                 await self._passing.wait()
                 if self._delay_s:
                     await asyncio.sleep(self._delay_s)
@@ -198,11 +203,13 @@ class WireFault:
         for end in ends:
             _close(end)
 
-    def _run_matches(self, history: bytes, direction: str) -> None:
+    def _run_matches(self, history: bytes, direction: str) -> bool:
+        """Run the actions whose pattern is complete; says whether this piece is to be lost."""
         hits = [match for match in self._matches if match.direction == direction and match.pattern in history]
         for hit in hits:
             self._matches.remove(hit)
             hit.action()
+        return any(hit.lose for hit in hits)
 
     def _end_all(self, end_one: Callable[[asyncio.StreamWriter], None]) -> None:
         for end in list(self._ends):

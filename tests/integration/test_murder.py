@@ -17,14 +17,13 @@ from collections.abc import Callable
 import pytest
 
 from tests.harness import imap
+from tests.harness.cyrus import LOSES_MASTER
 from tests.harness.lmtp import Lmtp, message
 from tests.harness.mupdate import Entry, UpdateStream
 from tests.harness.topology import Murder
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.integration
-
-FRONTEND_LOSES_MASTER = (r"mupdate_scarf: ", r"retrying connection to mupdate server", r"mupdate-connect failed: ")
 
 Mirror = dict[bytes, Entry]
 
@@ -333,7 +332,7 @@ def test_an_empty_master_is_filled_again_and_no_mail_is_lost(murder_1f2b: Murder
             imap.create(admin, f"user.{user}")
         with backend.imap(user) as connection:
             imap.ok(connection.append("INBOX", "", "", message("kept")))
-    murder.fe.expect(*FRONTEND_LOSES_MASTER)
+    murder.fe.expect(*LOSES_MASTER)
     murder.master.stop()
     murder.forget_everything()
     murder.master.start()

@@ -1,0 +1,204 @@
+"""What is left when the node dies in the middle of a CREATE, and does the murder agree with itself afterwards?
+
+Rule under test: nothing that was acknowledged is lost, nothing that failed is in the way, and doing it again works.
+The backends reach the node through a proxy that sees the commands pass, so that the node dies at the named moment.
+"""
+
+from __future__ import annotations
+
+import imaplib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import imap
+from tests.harness.cyrus import LOSES_MASTER
+from tests.harness.lmtp import Lmtp, message
+from tests.harness.mupdate import Mupdate, literal
+from tests.harness.roots import Root
+from tests.harness.topology import Murder
+from tests.harness.waiting import wait_until
+from tests.harness.wirefault import TO_CLIENT, TO_SERVER, WireFault
+
+pytestmark = pytest.mark.faults
+
+REFUSED_CREATE = (
+    r"(?i)mupdate",
+    r"assertion failed: imap/imapd.c: \d+: !open_mailboxes_exist\(\)",  # Cyrus 3.10 after any refused CREATE
+    r"type:SERVICE name:imap .*exited, status 70",
+)
+
+
+@pytest.fixture(scope="module")
+def murder(root: Root, new_state: Callable[[], Path]) -> Iterator[Murder]:
+    with Murder(root, new_state(), "ours", wire=True) as group:
+        for backend in (group.be1, group.be2):
+            backend.expect(*REFUSED_CREATE, *LOSES_MASTER)
+        group.fe.expect(*LOSES_MASTER)
+        yield group
+
+
+def wire_of(murder: Murder) -> WireFault:
+    assert murder.wire is not None
+    return murder.wire
+
+
+def try_create(murder: Murder, name: str) -> bool:
+    """CREATE at be1; says whether it was acknowledged."""
+    try:
+        with murder.be1.imap() as admin:
+            imap.create(admin, name)
+    except (imap.Refused, imaplib.IMAP4.abort):
+        return False
+    return True
+
+
+MOMENTS = {
+    "before the login": (b"AUTHENTICATE", TO_SERVER),
+    "before RESERVE arrives": (b" RESERVE ", TO_SERVER),
+    "after RESERVE, before its OK is seen": (b"X0 OK", TO_CLIENT),
+    "between RESERVE and ACTIVATE": (b" ACTIVATE ", TO_SERVER),
+    "after ACTIVATE, before its OK is seen": (b"X1 OK", TO_CLIENT),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_in_the_middle_of_a_create(murder: Murder, moment: str) -> None:
+    user = murder.user()
+    name = f"user.{user}"
+    pattern, direction = MOMENTS[moment]
+    died: list[str] = []
+
+    def die() -> None:
+        murder.node.kill()
+        died.append(moment)
+
+    wire = wire_of(murder)
+    wire.on_match(pattern, die, direction, lose=True)
+    acknowledged = try_create(murder, name)
+    wire.heal()
+    assert died == [moment], "the moment never came"
+    murder.node.start()
+    assert not acknowledged, "nobody can have acknowledged it"
+    assert try_create(murder, name), "the same CREATE succeeds"
+    with murder.mupdate() as client:
+        entry = client.find(name.encode())
+    assert entry is not None and entry.acl is not None and entry.server == "be1.lab"
+    murder.frontend_sees(lambda known: name in known and known[name].acl, name)  # a reserved one has no ACL
+    with Lmtp(murder.fe.address, 2003) as lmtp:
+        assert lmtp.deliver("a@example.net", [user], message(user)).final[0].code == 250
+
+
+def test_killed_in_the_middle_of_a_rename(murder: Murder) -> None:
+    """A RENAME is DELETE, RESERVE, ACTIVATE: whatever was done of it, a push makes the master what the backend is."""
+    user = murder.user()
+    old, new = f"user.{user}.old", f"user.{user}.new"
+    with murder.be1.imap() as admin:
+        imap.create(admin, f"user.{user}")
+        imap.create(admin, old)
+    wire = wire_of(murder)
+    wire.on_match(b" RESERVE ", murder.node.kill)
+    with pytest.raises((imap.Refused, imaplib.IMAP4.abort)), murder.be1.imap() as admin:
+        imap.ok(admin.rename(old, new))
+    wire.heal()
+    murder.node.start()
+    murder.be1.tool("ctl_mboxlist", "-m")
+    with murder.be1.imap() as admin:
+        local = imap.listed(admin, f"user.{user}.*")
+    assert len(local) == 1
+    with murder.mupdate() as client:
+        known = {name for name in (old, new) if client.find(name.encode()) is not None}
+    assert known == local
+    murder.frontend_sees(lambda names: {n for n in names if n in (old, new)} == local, "the same")
+
+
+def test_every_acknowledged_change_survives_a_kill_in_a_flood(murder: Murder) -> None:
+    """Several writers, no pause; the node is killed while they write.  What got its OK is there afterwards."""
+    user = murder.user()
+    writers = [Mupdate(murder.node.address) for _ in range(4)]
+    acknowledged: list[bytes] = []
+    sent = 0
+    for round_number in range(40):
+        for number, writer in enumerate(writers):
+            for item in range(5):
+                name = f"user.{user}.w{number}.r{round_number}.{item}".encode()
+                command = b"%s ACTIVATE %s %s %s\r\n"
+                writer.send(command % (b"A%d" % item, literal(name), literal(b"be1.lab!default"), literal(b"x\tlrs\t")))
+                sent += 1
+        if round_number == 25:
+            murder.node.kill()
+        try:
+            for number, writer in enumerate(writers):
+                for item in range(5):
+                    if writer.receive().verb == "OK":
+                        acknowledged.append(f"user.{user}.w{number}.r{round_number}.{item}".encode())
+        except (ConnectionError, OSError):
+            break
+    for writer in writers:
+        writer.close()
+    assert 400 <= len(acknowledged) < sent
+    murder.node.start()
+    with murder.mupdate() as client:
+        present = {entry.name for entry in client.list() if entry.name.startswith(f"user.{user}.".encode())}
+        assert set(acknowledged) <= present
+        for name in present:
+            client.ok(b"DELETE", name)
+
+
+def test_a_cut_wire_in_the_middle_of_a_create(murder: Murder) -> None:
+    """The node lives, the backend's connection does not: the node must not keep what the backend took back for ever."""
+    user = murder.user()
+    wire = wire_of(murder)
+    wire.close_after(1)
+    assert not try_create(murder, f"user.{user}")
+    wire.heal()
+    assert try_create(murder, f"user.{user}")
+
+
+def test_a_backend_killed_between_reserve_and_activate(murder: Murder) -> None:
+    """It had made the mailbox before it asked: its push at the next start turns the reservation into a mailbox."""
+    user = murder.user()
+    name = f"user.{user}"
+    wire = wire_of(murder)
+    wire.on_match(b" ACTIVATE ", murder.be1.kill, lose=True)
+    assert not try_create(murder, name)
+    wire.heal()
+    with murder.mupdate() as client:
+        entry = client.find(name.encode())
+        assert entry is not None and entry.acl is None, "reserved"
+        murder.be1.start()
+        with murder.be1.imap() as admin:
+            assert imap.listed(admin, name) == {name}
+        entry = client.find(name.encode())
+        assert entry is not None and entry.acl is not None, "active"
+    murder.frontend_sees(lambda known: name in known and known[name].acl, name)
+
+
+def test_a_half_dead_frontend_connection_delays_nobody(murder: Murder) -> None:
+    """A subscriber that reads nothing any more: writers and other subscribers go on."""
+    user = murder.user()
+    with murder.updates(), murder.updates() as stream:
+        with murder.mupdate() as client:
+            for number in range(500):
+                client.ok(b"ACTIVATE", f"user.{user}.{number:04}".encode(), b"be1.lab!default", b"x\tlrs\t")
+        last = f"user.{user}.0499".encode()
+        stream.wait_for(lambda mirror: last in mirror, "the last change", 5)
+        with murder.mupdate() as client:
+            for number in range(500):
+                client.ok(b"DELETE", f"user.{user}.{number:04}".encode())
+
+
+def test_the_frontend_serves_while_the_node_is_dead_and_agrees_afterwards(murder: Murder) -> None:
+    stays, comes = murder.user(), murder.user()
+    assert try_create(murder, f"user.{stays}")
+    murder.frontend_sees(lambda known: f"user.{stays}" in known, stays)
+    murder.node.kill()
+    with murder.fe.imap(stays) as connection:
+        assert imap.listed(connection) == {"INBOX"}
+    with Lmtp(murder.fe.address, 2003) as client:
+        assert client.deliver("a@example.net", [stays], message("dead-node")).final[0].code == 250
+    murder.node.start()
+    assert try_create(murder, f"user.{comes}")
+    murder.frontend_sees(lambda known: {f"user.{stays}", f"user.{comes}"} <= known.keys(), "both", 20)
+    wait_until(lambda: murder.fe.log_contains("mailbox list synchronization complete"), "the slave is in sync")
