@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tests.harness import imap, roots
 from tests.harness.cyrus import CyrusBackend
+from tests.harness.ours import ROUTER_PORT
 from tests.harness.topology import Delivery
 from tests.harness.waiting import wait_until
 
@@ -103,7 +104,7 @@ Everything stays up until Ctrl-C.  In another terminal, in this directory:
   tail -f {delivery.router.log}
 
 Cyrus answers IMAP on {delivery.be1.address} and {delivery.be2.address} port 143 (user cyrus, password cyruspw),
-Postfix SMTP on {delivery.postfix.address} port 25, the router LMTP on {delivery.router.address} port 2024,
+Postfix SMTP on {delivery.postfix.address} port 25, the router LMTP on {delivery.router.address} port {ROUTER_PORT},
 and the node MUPDATE on {delivery.node.address} port 3905.""")
 
 

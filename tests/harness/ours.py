@@ -21,7 +21,8 @@ from tests.harness.waiting import accepts
 
 Config = dict[str, dict[str, Any]]
 
-ROUTER_PORT = 2024
+ROUTER_PORT = 24
+"""LMTP's own; on the default, 2024, a program of this machine may listen at every address."""
 
 
 def to_toml(config: Mapping[str, Mapping[str, Any]]) -> str:
