@@ -81,10 +81,7 @@ class Lookup:
             index = self._opened()
             if index is None:
                 return Answer(Verdict.TEMPORARY, name, reason=self._failure)
-            entry = index.lookup(name)
-            if entry is None:
-                return self._miss(index, name, bounces)
-            return self._hit(name, entry)
+            return self._ask(index, name, bounces)
         except LookupUnavailable as error:
             return Answer(Verdict.TEMPORARY, name, reason=error.public)
 
@@ -94,37 +91,29 @@ class Lookup:
             self._index.close()
             self._index = None
 
-    def _hit(self, name: bytes, entry: IndexEntry) -> Answer:
-        if entry.state is State.RESERVED:
-            return Answer(Verdict.TEMPORARY, name, reason="mailbox is being created or moved", unsettled=True)
-        if entry.flags & _UNSURE:
-            held = entry.flags & Flag.HELD
-            reason = "mailbox is held" if held else "mailbox is being verified"
-            return Answer(Verdict.TEMPORARY, name, reason=reason, unsettled=True)
-        return Answer(Verdict.FOUND, name, entry.server, entry.partition)
-
-    def _miss(self, index: Index, name: bytes, bounces: bool) -> Answer:
-        if not index.fresh_within(self._no_max_age_s):
-            found = self._after_refresh(index, name)
-            if found is not None:
-                return found
-            if not index.fresh_within(self._no_max_age_s):
+    def _ask(self, index: Index, name: bytes, bounces: bool) -> Answer:
+        # The entry and the time of a deletion are read at one moment: a mailbox that is made again in between must not
+        # look like one that never was.
+        entry, deleted_at = index.probe(name)
+        if entry is None and not index.fresh_within(self._no_max_age_s):
+            if self._refreshed(index):
+                entry, deleted_at = index.probe(name)
+            if entry is None and not index.fresh_within(self._no_max_age_s):
                 return Answer(Verdict.TEMPORARY, name, reason="mailbox list is not known to be up to date")
-        if bounces:
-            deleted_at = index.deleted_at(name)
-            if deleted_at is not None and time.time() - deleted_at / 1e6 < RECENTLY_DELETED_S:
-                return Answer(Verdict.TEMPORARY, name, reason="mailbox was deleted a moment ago")
+        if entry is not None:
+            return _judge(name, entry)
+        if bounces and deleted_at is not None and time.time() - deleted_at / 1e6 < RECENTLY_DELETED_S:
+            return Answer(Verdict.TEMPORARY, name, reason="mailbox was deleted a moment ago")
         return Answer(Verdict.ABSENT, name, reason="no such mailbox")
 
-    def _after_refresh(self, index: Index, name: bytes) -> Answer | None:
-        """A silent index may be one whose store was replaced: look once a second."""
+    def _refreshed(self, index: Index) -> bool:
+        """A silent index may be one whose store was replaced: look, once a second."""
         now = time.monotonic()
         if now < self._refresh_at:
-            return None
+            return False
         self._refresh_at = now + _REFRESH_S
         index.refresh()
-        entry = index.lookup(name)
-        return None if entry is None else self._hit(name, entry)
+        return True
 
     def _opened(self) -> Index | None:
         if self._index is not None:
@@ -141,3 +130,12 @@ class Lookup:
             return None
         self._retry_s = _RETRY_MIN_S
         return self._index
+
+
+def _judge(name: bytes, entry: IndexEntry) -> Answer:
+    if entry.state is State.RESERVED:
+        return Answer(Verdict.TEMPORARY, name, reason="mailbox is being created or moved")
+    if entry.flags & _UNSURE:
+        held = entry.flags & Flag.HELD
+        return Answer(Verdict.TEMPORARY, name, reason="mailbox is held" if held else "mailbox is being verified")
+    return Answer(Verdict.FOUND, name, entry.server, entry.partition)

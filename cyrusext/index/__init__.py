@@ -91,6 +91,15 @@ class Index:
             return None
         return IndexEntry(self, name, found[0], found[1], found[2], found[3])
 
+    def probe(self, name: bytes) -> tuple[IndexEntry | None, int | None]:
+        """What `lookup` and `deleted_at` say, at one moment."""
+        found = self._reader.lookup(name)
+        if found is None:
+            return None, None
+        if found[2] is State.DELETED:
+            return None, found[4]
+        return IndexEntry(self, name, found[0], found[1], found[2], found[3]), None
+
     def lookup_many(self, names: Sequence[bytes]) -> list[IndexEntry | None]:
         """`lookup` for each of `names`, in their order."""
         return [self.lookup(name) for name in names]
@@ -119,8 +128,7 @@ class Index:
 
     def deleted_at(self, name: bytes) -> int | None:
         """When the mailbox was deleted (Unix time in microseconds), while its tombstone is kept."""
-        found = self._reader.lookup(name)
-        return found[4] if found is not None and found[2] is State.DELETED else None
+        return self.probe(name)[1]
 
     @property
     def fresh(self) -> bool:

@@ -57,6 +57,14 @@ cdef object record_of(const cyx_chunk *chunk, const cyx_chunk_item *item, dict k
     ))
 
 
+cdef object single(int code, cyx_chunk *chunk, dict known, dict errors):
+    """The one record of `chunk`, which is freed; None where the code says ABSENT."""
+    try:
+        return None if checked(code, errors) == CYX_ABSENT else record_of(chunk, &chunk.items[0], known)
+    finally:
+        cyx_chunk_free(chunk)
+
+
 cdef inline str interned(const char *text, dict known):
     if known is None:
         return text_of(text)
@@ -78,9 +86,9 @@ cdef class Reader:
     cdef dict known, errors
 
     def __cinit__(self, bytes state_dir not None, dict errors not None):
+        self.errors = errors
         cdef const char *path = state_dir
         cdef int code
-        self.errors = errors
         self.known = {}
         with nogil:
             code = cyx_open(path, &self.handle)
@@ -120,11 +128,7 @@ cdef class Reader:
         cdef cyx_chunk chunk
         memset(&chunk, 0, sizeof(chunk))
         cdef int code = cyx_reader_get(handle, PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name), &chunk)
-        try:
-            checked(code, self.errors)
-            return None if code == CYX_ABSENT else record_of(&chunk, &chunk.items[0], self.known)
-        finally:
-            cyx_chunk_free(&chunk)
+        return single(code, &chunk, self.known, self.errors)
 
     def chunk(self, bytes prefix not None, bytes server, bytes after not None, size_t limit, bint tombstones):
         """Return at most `limit` records behind `after`, and whether these are the last."""
@@ -134,15 +138,10 @@ cdef class Reader:
         cdef int code
         cdef size_t i
         memset(&chunk, 0, sizeof(chunk))
-        memset(&wanted, 0, sizeof(wanted))
-        wanted.prefix = PyBytes_AS_STRING(prefix)
-        wanted.prefix_len = <size_t>PyBytes_GET_SIZE(prefix)
-        if server is not None:
-            wanted.server = server
-        wanted.after = PyBytes_AS_STRING(after)
-        wanted.after_len = <size_t>PyBytes_GET_SIZE(after)
-        wanted.limit = limit
-        wanted.tombstones = tombstones
+        wanted.prefix, wanted.prefix_len = PyBytes_AS_STRING(prefix), <size_t>PyBytes_GET_SIZE(prefix)
+        wanted.after, wanted.after_len = PyBytes_AS_STRING(after), <size_t>PyBytes_GET_SIZE(after)
+        wanted.server = NULL if server is None else <const char *>PyBytes_AS_STRING(server)
+        wanted.limit, wanted.tombstones = limit, tombstones
         with nogil:
             code = cyx_reader_chunk(handle, &wanted, &chunk)
         try:
@@ -152,17 +151,14 @@ cdef class Reader:
             cyx_chunk_free(&chunk)
 
     def fresh(self, uint64_t max_age_ms):
-        cdef int code = cyx_fresh(self.opened(), max_age_ms)
-        checked(code, self.errors)
-        return code == CYX_OK
+        return checked(cyx_fresh(self.opened(), max_age_ms), self.errors) == CYX_OK
 
     def text(self, bytes key not None):
         """Return a text that the node left in the store, or None."""
         cdef char *text = NULL
         cdef int code = cyx_reader_text(self.opened(), key, &text)
         try:
-            checked(code, self.errors)
-            return None if code == CYX_ABSENT else <bytes>text
+            return None if checked(code, self.errors) == CYX_ABSENT else <bytes>text
         finally:
             free(text)
 
@@ -253,11 +249,7 @@ cdef class Writer:
         cdef cyx_chunk chunk
         memset(&chunk, 0, sizeof(chunk))
         cdef int code = cyx_writer_get(self.opened(), PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name), &chunk)
-        try:
-            checked(code, self.errors)
-            return None if code == CYX_ABSENT else record_of(&chunk, &chunk.items[0], None)
-        finally:
-            cyx_chunk_free(&chunk)
+        return single(code, &chunk, None, self.errors)
 
     def put(self, record):
         """Put a MailboxRecord; return it with its new seq and, where it had none, time."""
@@ -265,8 +257,7 @@ cdef class Writer:
         cdef uint64_t seq = 0
         cdef int64_t at = 0
         fill(&raw, record)
-        cdef int code = cyx_writer_put(self.opened(), &raw, &seq, &at)
-        checked(code, self.errors)
+        checked(cyx_writer_put(self.opened(), &raw, &seq, &at), self.errors)
         return record._replace(seq=seq, changed_at=at)
 
     def put_many(self, records):
@@ -289,22 +280,18 @@ cdef class Writer:
 
     def purge(self, int64_t before, uint64_t limit):
         cdef uint64_t purged = 0
-        cdef int code = cyx_writer_purge(self.opened(), before, limit, &purged)
-        checked(code, self.errors)
+        checked(cyx_writer_purge(self.opened(), before, limit, &purged), self.errors)
         return purged
 
     def set_text(self, bytes key not None, bytes text not None):
-        cdef int code = cyx_writer_set_text(self.opened(), key, text, <size_t>PyBytes_GET_SIZE(text))
-        checked(code, self.errors)
+        checked(cyx_writer_set_text(self.opened(), key, text, <size_t>PyBytes_GET_SIZE(text)), self.errors)
 
     def set_number(self, bytes key not None, uint64_t number):
-        cdef int code = cyx_writer_set_number(self.opened(), key, number)
-        checked(code, self.errors)
+        checked(cyx_writer_set_number(self.opened(), key, number), self.errors)
 
     def check_readers(self):
         cdef int dead = 0
-        cdef int code = cyx_writer_check_readers(self.opened(), &dead)
-        checked(code, self.errors)
+        checked(cyx_writer_check_readers(self.opened(), &dead), self.errors)
         return dead
 
     def beat(self, bint fresh):

@@ -16,7 +16,9 @@ from cyrusext.model import MAX_ACL, Flag, MailboxRecord, State
 from cyrusext.store import Store
 
 
-def record(name: bytes, server: str = "be1", state: State = State.ACTIVE, acl: bytes = b"anyone\tlrs\t") -> MailboxRecord:
+def record(
+    name: bytes, server: str = "be1", state: State = State.ACTIVE, acl: bytes = b"anyone\tlrs\t"
+) -> MailboxRecord:
     return MailboxRecord(name, state, server, "default", acl)
 
 
@@ -193,9 +195,8 @@ def test_acl_no_record_can_have(store: Store, acl: bytes) -> None:
 
 
 def test_failed_put_many_spoils_the_transaction(store: Store) -> None:
-    with pytest.raises(StoreError), store.begin() as transaction:
-        with pytest.raises(InvalidName):
-            transaction.put_many([record(b"user.a"), record(b"user.b", acl=b"\0")])
+    with pytest.raises(StoreError), store.begin() as transaction, pytest.raises(InvalidName):
+        transaction.put_many([record(b"user.a"), record(b"user.b", acl=b"\0")])
     assert store.chunk() == []
     put(store, record(b"user.c"))
     assert store.seq == 1
@@ -227,6 +228,50 @@ def test_map_full_is_refused_and_recovers(tmp_path: Path) -> None:
         put(store, record(b"user.small"))
         assert store.seq == 2
         assert store.stat().entries == 2
+
+
+FILL = """
+import pathlib, sys
+from cyrusext.errors import StoreFull
+from cyrusext.index import Index
+from cyrusext.model import MailboxRecord, State
+from cyrusext.store import Store
+
+place = pathlib.Path(sys.argv[1])
+put = lambda transaction, name, size: transaction.put(MailboxRecord(name, State.ACTIVE, "be1", "", b"x" * size))
+with Store.open(place / "state", run_dir=place / "run") as store, Index(place / "state") as index:
+    with store.begin() as transaction:
+        put(transaction, b"user.keep", 10)
+    ballast = place / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+    for turn in range(3):
+        before = store.seq
+        try:
+            with store.begin() as transaction:
+                for number in range(20):
+                    put(transaction, b"user.%d" % number, 50_000)
+            print("accepted")
+        except StoreFull as error:
+            print("full", store.seq == before, len(store.chunk()), index.lookup(b"user.keep").server, error.public)
+    ballast.unlink()
+    with store.begin() as transaction:
+        put(transaction, b"user.more", 50_000)
+    print("recovered", [record.name.decode() for record in store.chunk()], store.seq)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+def test_full_disk_is_refused_and_recovers(tmp_path: Path) -> None:
+    script = 'mount -t tmpfs -o size=1m tmpfs "$2" && exec "$0" -c "$1" "$2"'
+    command = ["unshare", "-m", "sh", "-c", script, sys.executable, FILL, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    refused = "full True 1 be1 no space left for the store"
+    assert done.stdout.splitlines() == [refused] * 3 + ["recovered ['user.keep', 'user.more'] 2"]
 
 
 def test_forked_child_may_not_write(store: Store) -> None:
