@@ -84,7 +84,7 @@ def delete_command(ctx: click.Context, config: Config, name: str, dry_run: bool)
 
 def _settle(ctx: click.Context, name: str, applied: Applied, dry_run: bool) -> None:
     for refusal in applied.refused:
-        complain(f"{name}: {refusal.reason}; it is at {refusal.server}!{refusal.partition}")
+        complain(f"{name}: {refusal.reason}")
     if applied.absent:
         complain(f"{name}: no such mailbox")
     if dry_run:

@@ -63,7 +63,7 @@ def import_command(
         complain(f"undo file: {undo.path}")
     for refusal in totals.first_refused:
         name = refusal.name.decode("utf-8", "backslashreplace")
-        complain(f"refused {name}: {refusal.reason}; it is at {refusal.server}!{refusal.partition}")
+        complain(f"refused {name}: {refusal.reason}")
     if totals.refused > len(totals.first_refused):
         complain(f"and {totals.refused - len(totals.first_refused)} more were refused")
     ctx.exit(1 if totals.refused else 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import enum
+import functools
 import io
 import json
 import re
@@ -19,7 +20,7 @@ import msgspec
 
 from cyrusext.errors import InvalidName
 from cyrusext.manage.control import Change
-from cyrusext.model import MailboxRecord, State, check_acl, check_name, parse_location
+from cyrusext.model import Location, MailboxRecord, State, check_acl, check_name, parse_location
 from cyrusext.names import NameRules, inbox_of_user, is_inbox, user_of_mailbox
 
 
@@ -214,8 +215,14 @@ def _change(name: bytes, state: State, server: str, partition: str, acl: bytes, 
         if not default_server:
             raise InvalidName("mailbox has no server: is this the dump of a backend? name it with --server")
         server = default_server
-    location = parse_location(f"{server}!{partition}".encode("utf-8", "surrogateescape"))
+    location = _location(server, partition)
     return Change(check_name(name), int(state), location.server, location.partition, check_acl(acl))
+
+
+@functools.lru_cache(maxsize=4096)
+def _location(server: str, partition: str) -> Location:
+    """The location as a record can hold it; a dump of a million mailboxes has a handful of them."""
+    return parse_location(f"{server}!{partition}".encode("utf-8", "surrogateescape"))
 
 
 def _build_ctl(record: MailboxRecord) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -193,15 +193,16 @@ def apply_all(
     in `undo`.
     """
     totals = Totals()
-    sizes: list[int] = []
+    sizes: deque[int] = deque()
 
     def settle() -> None:
         applied = client.collect()
         if undo is not None:
             undo.write(applied.before)
         totals.add(applied)
+        done = sizes.popleft()
         if progress is not None:
-            progress(sizes.pop(0))
+            progress(done)
 
     for batch in batches(changes):
         client.submit(batch, force=force, dry_run=dry_run)
