@@ -1,0 +1,258 @@
+"""Group commit: one transaction for what waits, failures to whom they concern, nothing for ever.
+
+The store here is a stand-in that can be told to fail and to hang, which the real one can not be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from cyrusext.directory.base import Committed, Outcome, Transaction
+from cyrusext.directory.embedded import EmbeddedDirectory
+from cyrusext.directory.ownership import Action, check_change
+from cyrusext.errors import StoreError, StoreFull
+from cyrusext.model import Flag, MailboxRecord, State
+from cyrusext.replica.writer import GroupCommit
+from tests.harness.waiting import wait_until
+
+
+class FaultyStore:
+    """Commits to a dict; `failure` is raised at the commit, `gate` holds the commit back while it is not set."""
+
+    def __init__(self) -> None:
+        self.records: dict[bytes, MailboxRecord] = {}
+        self.failure: Exception | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.sizes: list[int] = []
+        self.seq = 0
+
+    @contextmanager
+    def begin(self) -> Iterator[FaultyTransaction]:
+        transaction = FaultyTransaction(self)
+        yield transaction
+        assert self.gate.wait(10)
+        if self.failure is not None:
+            raise self.failure
+        self.records.update(transaction.written)
+        self.sizes.append(len(transaction.written))
+
+
+class FaultyTransaction:
+    def __init__(self, store: FaultyStore) -> None:
+        self._store = store
+        self.written: dict[bytes, MailboxRecord] = {}
+
+    def get(self, name: bytes) -> MailboxRecord | None:
+        return self.written.get(name, self._store.records.get(name))
+
+    def put(self, record: MailboxRecord) -> MailboxRecord:
+        self._store.seq += 1
+        self.written[record.name] = stored = record._replace(seq=self._store.seq)
+        return stored
+
+
+class Bench:
+    def __init__(self, **settings: Any) -> None:
+        self.store = FaultyStore()
+        self.writer = GroupCommit(self.store, **settings)
+        self.directory = EmbeddedDirectory(self.writer)
+        self.told: list[Committed] = []
+        self.writer.on_commit(self.told.extend)
+
+    def activate(self, name: bytes, location: bytes = b"be1!default") -> asyncio.Future[Outcome]:
+        return self.directory.write(check_change(Action.ACTIVATE, name, location, b"a\tl\t"), "test")
+
+
+def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]], **settings: Any) -> None:
+    async def main() -> None:
+        bench = Bench(**settings)
+        await bench.writer.start()
+        try:
+            await asyncio.wait_for(scenario(bench), 20)
+        finally:
+            bench.store.gate.set()
+            await asyncio.wait_for(bench.writer.stop(), 5)
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    await asyncio.to_thread(wait_until, condition, "the writer is so far")
+
+
+def test_what_waits_becomes_one_transaction() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.store.gate.clear()
+        first = bench.activate(b"first")
+        await until(lambda: not bench.writer.queued)
+        others = [bench.activate(b"user.%d" % number) for number in range(100)]
+        bench.store.gate.set()
+        assert all(outcome.granted for outcome in await asyncio.gather(first, *others))
+        assert bench.store.sizes == [1, 100]
+        assert len(bench.told) == 101
+
+    run(scenario)
+
+
+def test_a_transaction_has_a_bound() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.store.gate.clear()
+        waiting = [bench.activate(b"user.%d" % number) for number in range(25)]
+        bench.store.gate.set()
+        await asyncio.gather(*waiting)
+        assert max(bench.store.sizes) <= 10
+        assert sum(bench.store.sizes) == 25
+
+    run(scenario, batch=10)
+
+
+def test_two_changes_to_one_mailbox_are_decided_one_after_the_other() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.store.gate.clear()
+        one, two = bench.activate(b"x", b"be1!default"), bench.activate(b"x", b"be2!default")
+        bench.store.gate.set()
+        assert (await one).granted
+        assert await two == Outcome(False, "mailbox is held by be1")
+
+    run(scenario)
+
+
+def test_the_feed_is_told_before_the_outcome_is_given() -> None:
+    async def scenario(bench: Bench) -> None:
+        story: list[str] = []
+        bench.writer.on_commit(lambda changes: story.extend(change.record.name.decode() for change in changes))
+        future = bench.activate(b"x")
+        future.add_done_callback(lambda _: story.append("outcome"))
+        await future
+        await asyncio.sleep(0)
+        assert story == ["x", "outcome"]
+        assert bench.store.records[b"x"].state is State.ACTIVE
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("failure", "text"),
+    [
+        (StoreFull("MDB_MAP_FULL in /secret/place"), "no space left for the change"),
+        (StoreError("EIO in /secret/place", public="the store failed"), "the store failed"),
+        (RuntimeError("bug in /secret/place"), "internal error"),
+    ],
+)
+def test_a_failed_commit_is_a_no_with_the_reason_for_each_and_then_it_goes_on(
+    failure: Exception, text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.store.failure = failure
+        outcomes = await asyncio.gather(*(bench.activate(b"user.%d" % number) for number in range(3)))
+        assert outcomes == [Outcome(False, text)] * 3
+        assert bench.writer.last_error
+        assert bench.told == []
+        bench.store.failure = None
+        assert (await bench.activate(b"user.0")).granted
+        assert bench.writer.last_error == ""
+
+    run(scenario)
+
+
+def test_too_much_waiting_is_refused_at_once() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.store.gate.clear()
+        bench.activate(b"runs")
+        await until(lambda: not bench.writer.queued)
+        queued = [bench.activate(b"user.%d" % number) for number in range(5)]
+        refused = bench.activate(b"one.more")
+        assert refused.done()
+        assert refused.result() == Outcome(False, "too many changes are waiting, try again")
+        bench.store.gate.set()
+        assert all(outcome.granted for outcome in await asyncio.gather(*queued))
+        assert b"one.more" not in bench.store.records
+
+    run(scenario, queue=5)
+
+
+def test_what_waited_too_long_is_refused_and_never_made(capfd: pytest.CaptureFixture[str]) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.store.gate.clear()
+        running = bench.activate(b"runs")
+        await until(lambda: not bench.writer.queued)
+        late = bench.activate(b"late")
+        assert await late == Outcome(False, "the change waited too long and was not made")
+        assert await running == Outcome(False, "the change is not durable yet, its outcome is unknown")
+        bench.store.gate.set()
+        assert (await bench.activate(b"after")).granted
+        assert b"late" not in bench.store.records
+
+    run(scenario, write_wait_s=0.2)
+
+
+def test_a_change_that_took_effect_after_its_no_is_marked_suspect(capfd: pytest.CaptureFixture[str]) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.store.gate.clear()
+        assert not (await bench.activate(b"x")).granted
+        bench.store.gate.set()
+        await until(lambda: b"x" in bench.store.records and bench.store.records[b"x"].flags)
+        assert bench.store.records[b"x"].flags is Flag.SUSPECT
+        assert bench.told[-1].record.flags is Flag.SUSPECT
+        assert (await bench.activate(b"x")).granted
+        assert bench.store.records[b"x"].flags is Flag.NONE
+
+    run(scenario, write_wait_s=0.2)
+
+
+def test_stopping_commits_what_is_queued_and_refuses_more() -> None:
+    async def main() -> None:
+        bench = Bench()
+        await bench.writer.start()
+        waiting = [bench.activate(b"user.%d" % number) for number in range(20)]
+        await bench.writer.stop()
+        assert all(outcome.granted for outcome in await asyncio.gather(*waiting))
+        assert not (await bench.activate(b"too.late")).granted
+
+    asyncio.run(main())
+
+
+def test_chores_run_outside_transactions_and_a_failing_one_ends_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    async def scenario(bench: Bench) -> None:
+        done = threading.Event()
+
+        def fails() -> None:
+            raise StoreError("no")
+
+        bench.writer.do_between(fails)
+        bench.writer.do_between(done.set)
+        assert await asyncio.to_thread(done.wait, 10)
+        assert (await bench.activate(b"x")).granted
+
+    run(scenario)
+
+
+def test_a_claim_lets_one_server_take_over_until_it_ends() -> None:
+    async def scenario(bench: Bench) -> None:
+        now = [100.0]
+        bench.directory = EmbeddedDirectory(bench.writer, clock=lambda: now[0])
+        assert (await bench.activate(b"x", b"be1!p")).granted
+        bench.directory.claim("be2", 60)
+        assert not (await bench.activate(b"x", b"be3!p")).granted
+        assert (await bench.activate(b"x", b"be2!p")).granted
+        assert (await bench.activate(b"x", b"be2!p")).granted
+        now[0] += 61
+        bench.directory.claim("be1", 60)
+        assert (await bench.activate(b"x", b"be1!p")).granted
+        assert not (await bench.activate(b"x", b"be2!p")).granted
+
+    run(scenario)
+
+
+def test_the_work_sees_a_transaction(capfd: pytest.CaptureFixture[str]) -> None:
+    def takes(transaction: Transaction) -> None:
+        """FaultyTransaction has to be what the contract asks for."""
+
+    takes(FaultyTransaction(FaultyStore()))
