@@ -100,7 +100,7 @@ Everything stays up until Ctrl-C.  In another terminal, in this directory:
   .venv/bin/cyrusext status -c {config}
   .venv/bin/cyrusext lookup alice -c {config}
   .venv/bin/cyrusext mailbox list -c {config}
-  build/bin/cyx lookup {delivery.node.state}/lib user.alice
+  build/bin/cyx get {delivery.node.state}/lib user.alice
   tail -f {delivery.router.log}
 
 Cyrus answers IMAP on {delivery.be1.address} and {delivery.be2.address} port 143 (user cyrus, password cyruspw),

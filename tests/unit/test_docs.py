@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
-from cyrusext.cli import main as cyrusext_command
-from lmtp_router.cli import main as router_command
+from cyrusext.cli import cli as cyrusext_command
+from lmtp_router.cli import cli as router_command
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 import pytest
 
-from cyrusext.cli import main as cyrusext_command
+from cyrusext.cli import cli as cyrusext_command
 from cyrusext.runtime import config
 from cyrusext.runtime.config_check import findings
-from lmtp_router.cli import main as router_command
+from lmtp_router.cli import cli as router_command
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 UNITS = sorted((PACKAGING / "systemd").glob("*.service"))
