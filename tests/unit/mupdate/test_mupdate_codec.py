@@ -43,7 +43,7 @@ from cyrusext.mupdate.types import (
     Starttls,
     Update,
 )
-from cyrusext.wire.framer import Framer, Message
+from cyrusext.wire.framer import Framer, Message, Poisoned
 from cyrusext.wire.sasl import Secret
 
 
@@ -54,6 +54,7 @@ def messages(data: bytes, step: int) -> list[Message]:
         framer.feed(data[start : start + step])
         while (message := framer.next_message()) is not None:
             assert isinstance(message, tuple)
+            assert not isinstance(message, Poisoned)
             found.append(message)
     return found
 

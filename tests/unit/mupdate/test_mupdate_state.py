@@ -11,7 +11,7 @@ from cyrusext.mupdate.state import PAUSING, TRANSITIONS, ConnectionState, next_s
 from cyrusext.mupdate.types import Authenticate, Command, Compress, Find, Logout, Noop, Starttls, Update
 
 KINDS: tuple[type[Command], ...] = get_args(Command)
-LEGAL = {
+LEGAL: dict[ConnectionState, set[type[Command]]] = {
     ConnectionState.NOT_AUTHENTICATED: {Authenticate, Starttls, Compress, Logout},
     ConnectionState.AUTHENTICATED: set(KINDS) - {Authenticate, Starttls},
     ConnectionState.STREAMING: {Noop, Logout},

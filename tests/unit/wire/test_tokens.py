@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cyrusext.errors import RemoteProtocolError
-from cyrusext.wire.framer import Framer
+from cyrusext.wire.framer import Framer, Poisoned
 from cyrusext.wire.tokens import Atom, Token, literal, quoted, tokenize
 
 
@@ -81,4 +81,5 @@ def test_literal_and_back(value: bytes) -> None:
     framer.feed(literal(value) + b"\r\n")
     message = framer.next_message()
     assert isinstance(message, tuple)
+    assert not isinstance(message, Poisoned)
     assert tokenize(message) == [value]
