@@ -25,13 +25,14 @@ class _Sink:
     """Where all loggers of the process write, and from which level on."""
 
     def __init__(self) -> None:
-        self.stream: TextIO = sys.stderr
+        self.stream: TextIO | None = None
         self.threshold = LEVELS["info"]
 
     def msg(self, line: str) -> None:
+        stream = self.stream or sys.stderr
         try:
-            self.stream.write(line)
-            self.stream.flush()
+            stream.write(line)
+            stream.flush()
         except (OSError, ValueError):
             # Nobody reads our log any more (closed pipe, full disk): the mail goes on without it.
             return
@@ -107,12 +108,12 @@ class EventLogger(structlog.BoundLoggerBase):
 
 
 def setup(level: str = "info", stream: TextIO | None = None) -> None:
-    """Set what all loggers of this process write to (default: the present sys.stderr) and from which level on.
+    """Set what all loggers of this process write to (default: what sys.stderr is then) and from which level on.
 
     Raises KeyError for a level that is not in `LEVELS`.
     """
     _sink.threshold = LEVELS[level]
-    _sink.stream = sys.stderr if stream is None else stream
+    _sink.stream = stream
 
 
 def get(name: str = "") -> EventLogger:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +16,7 @@ def stream() -> Iterator[io.StringIO]:
     out = io.StringIO()
     logging.setup("debug", out)
     yield out
-    logging.setup("info", sys.__stderr__)
+    logging.setup()
 
 
 def test_an_event_is_one_line_with_time_level_and_fields_in_order(stream: io.StringIO) -> None:
@@ -82,7 +81,7 @@ def test_a_closed_stream_stops_nobody() -> None:
         out.close()
         logging.get().info("e")
     finally:
-        logging.setup("info", sys.__stderr__)
+        logging.setup()
 
 
 def test_an_unknown_level_is_refused() -> None:

@@ -1,0 +1,328 @@
+"""The MUPDATE server over real connections: order, streams, bounds, ends."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cyrusext.mupdate.service import Bounds
+from tests.harness.inprocess import InProcessMaster
+from tests.harness.mupdate import Mupdate, UpdateStream, literal
+from tests.harness.waiting import NeverHappened, wait_until
+
+LOCATION = b"be1!default"
+ACL = b"alice\tlrs\t"
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Iterator[InProcessMaster]:
+    with InProcessMaster(tmp_path) as running:
+        yield running
+
+
+def activate(client: Mupdate, name: bytes, location: bytes = LOCATION, acl: bytes = ACL) -> None:
+    client.ok(b"ACTIVATE", name, location, acl)
+
+
+def cyrus_order(name: bytes) -> bytes:
+    return name.replace(b".", b"\x1f").replace(b"!", b"\x1d")
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Everything until the server closes."""
+    data = b""
+    try:
+        while chunk := client.recv(65536):
+            data += chunk
+    except ConnectionResetError:
+        pass
+    return data
+
+
+def fill(master: InProcessMaster, names: list[bytes]) -> None:
+    client = master.connect()
+    for start in range(0, len(names), 200):
+        for name in names[start : start + 200]:
+            client.send(b"F ACTIVATE " + b" ".join(map(literal, (name, LOCATION, ACL))) + b"\r\n")
+        for _ in names[start : start + 200]:
+            assert client.receive().verb == "OK"
+    client.close()
+
+
+NAMES = [b"user.a", b"user.a.b", b"user.a.c", b"user.a-b", b"user.a0", b"shared", b"d.org!user.x", b"d.org.uk!user.x"]
+
+
+def test_list_is_in_cyrus_order_and_by_prefix_of_the_location(master: InProcessMaster) -> None:
+    client = master.connect()
+    for number, name in enumerate(random.Random(1).sample(NAMES, len(NAMES))):
+        activate(client, name, b"be%d!p%d" % (number % 2, number % 3))
+    activate(client, b"user.ten", b"be10!p0")
+    everything = [entry.name for entry in client.list()]
+    assert everything == sorted([*NAMES, b"user.ten"], key=cyrus_order)
+    assert client.list(b"") == client.list()
+    for prefix in (b"be1", b"be1!", b"be1!p", b"be1!p0", b"be", b"be3!", b"be10!", b"\xff!", b"!"):
+        found = [entry for entry in client.list() if entry.location.startswith(prefix)]
+        assert client.list(prefix) == found, prefix
+
+
+def test_pipelined_changes_are_answered_in_order_and_reads_see_them(master: InProcessMaster) -> None:
+    client = master.connect()
+    batch = b""
+    for number in range(600):
+        name = literal(b"user.u%d" % number)
+        batch += b"R%d RESERVE %s %s\r\n" % (number, name, literal(LOCATION))
+        batch += b"F%d FIND %s\r\n" % (number, name) if number % 100 == 0 else b""
+    client.send(batch + b"N NOOP\r\n")
+    for number in range(600):
+        assert client.receive()[:2] == (f"R{number}", "OK")
+        if number % 100 == 0:
+            assert client.receive().verb == "RESERVE"
+            assert client.receive()[:2] == (f"F{number}", "OK")
+    assert client.receive()[:2] == ("N", "OK")
+
+
+def test_a_no_keeps_its_place_among_pipelined_answers(master: InProcessMaster) -> None:
+    client = master.connect()
+    client.send(b"1 RESERVE %s %s\r\n" % (literal(b"user.a"), literal(LOCATION)))
+    client.send(b"2 RESERVE %s %s\r\n" % (literal(b""), literal(LOCATION)))
+    client.send(b"3 RESERVE %s %s\r\n" % (literal(b"user.a"), literal(b"be2!default")))
+    client.send(b"4 JUNK\r\n5 DELETE %s\r\n" % literal(b"user.a"))
+    answers = [client.receive() for _ in range(5)]
+    assert [(line.tag, line.verb) for line in answers] == [
+        ("1", "OK"),
+        ("2", "NO"),
+        ("3", "NO"),
+        ("4", "BAD"),
+        ("5", "OK"),
+    ]
+
+
+def test_changes_are_pushed_at_once_to_all(master: InProcessMaster) -> None:
+    writer = master.connect()
+    activate(writer, b"user.old")
+    streams = [master.stream() for _ in range(5)]
+    activate(writer, b"user.new")
+    writer.ok(b"DELETE", b"user.old")
+    for stream in streams:
+        stream.wait_for(lambda mirror: set(mirror) == {b"user.new"}, "the push", timeout_s=2)
+
+
+def test_noop_is_a_barrier(master: InProcessMaster) -> None:
+    """However much is on its way, what was granted before a NOOP has arrived with its OK."""
+    writer, stream = master.connect(), master.stream()
+    for round_ in range(20):
+        names = [b"user.r%d.n%d" % (round_, number) for number in range(50)]
+        for name in names:
+            activate(writer, name)
+        stream.barrier()
+        assert stream.mirror.keys() >= set(names)
+
+
+def test_update_during_writes_misses_nothing(master: InProcessMaster) -> None:
+    """A subscription that begins among changes ends with what the store has."""
+    fill(master, [b"user.f%05d" % number for number in range(3000)])
+    writer = master.connect()
+    rng = random.Random(7)
+    streams = []
+    for number in range(400):
+        name = b"user.f%05d" % rng.randrange(3000)
+        if rng.random() < 0.5:
+            writer.send(b"W DELETE " + literal(name) + b"\r\n")
+        else:
+            location = literal(b"be1!p%d" % number)
+            writer.send(b"W ACTIVATE " + literal(name) + b" " + location + b" " + literal(ACL) + b"\r\n")
+        if number % 50 == 25:
+            streams.append(master.stream())
+    for _ in range(400):
+        assert writer.receive().verb == "OK"
+    truth = {entry.name: entry for entry in writer.list()}
+    for stream in streams:
+        stream.barrier()
+        assert stream.mirror == truth
+        assert [line.arguments[0] for line in stream.first] == sorted(
+            (line.arguments[0] for line in stream.first), key=cyrus_order
+        )
+
+
+def test_only_of_the_hosts_named_with_what_moves_away_once_more(master: InProcessMaster) -> None:
+    writer = master.connect()
+    for server in (b"be1", b"be2", b"be3"):
+        activate(writer, b"user." + server, server + b"!default")
+    stream = master.stream(b"be1", b"be2")
+    assert [line.arguments[0] for line in stream.first] == [b"user.be1", b"user.be2"]
+    one = master.stream(b"be3")
+    assert [line.arguments[0] for line in one.first] == [b"user.be3"]
+    activate(writer, b"user.be3", b"be3!other")
+    writer.ok(b"DEACTIVATE", b"user.be1", b"be1!default")
+    activate(writer, b"user.be1", b"be3!default")
+    stream.barrier()
+    told = [(line.verb, *line.arguments[:2]) for line in stream.history[2:]]
+    assert told[-1] == ("MAILBOX", b"user.be1", b"be3!default")
+    assert b"user.be3" not in stream.mirror
+    activate(writer, b"user.be1", b"be3!again")
+    stream.barrier()
+    assert stream.mirror[b"user.be1"].location == b"be3!default"
+
+
+def test_what_a_stock_slave_may_lose_is_repeated_after_the_ok(master: InProcessMaster) -> None:
+    client = master.connect()
+    for name in NAMES:
+        activate(client, name)
+    client.ok(b"RESERVE", b"user.r-r", LOCATION)
+    stream = master.stream()
+    repeated = [stream.receive() for _ in range(4)]
+    assert [(line.verb, line.arguments[0]) for line in repeated] == [
+        ("MAILBOX", b"d.org!user.x"),
+        ("MAILBOX", b"d.org.uk!user.x"),
+        ("MAILBOX", b"user.a-b"),
+        ("RESERVE", b"user.r-r"),
+    ]
+    assert repeated[2].arguments[2] == ACL
+
+
+def test_old_clients_get_plain_byte_order(tmp_path: Path) -> None:
+    with InProcessMaster(tmp_path, orders=[(ipaddress.ip_network("127.0.0.0/8"), "strcmp")]) as master:
+        client = master.connect()
+        names = [*NAMES, *(b"user.n%04d.a-b" % number for number in range(1200))]
+        fill(master, names)
+        client.ok(b"DELETE", b"shared")
+        names.remove(b"shared")
+        assert [entry.name for entry in client.list()] == sorted(names)
+        stream = master.stream()
+        assert [line.arguments[0] for line in stream.first] == sorted(names)
+        with pytest.raises(NeverHappened):
+            stream.receive(0.3)  # its merge is right: nothing is repeated
+
+
+def test_a_subscriber_that_reads_nothing_gets_bye_and_slows_nobody(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with InProcessMaster(tmp_path, feed_limit=500) as master:
+        names = [b"user.s%05d" % number for number in range(4000)]
+        deaf = master.raw(receive_buffer=4096)
+        secret = base64.b64encode(b"\0murder\0murderpw")
+        deaf.sendall(b'A AUTHENTICATE "PLAIN" "%s"\r\nU UPDATE\r\n' % secret)
+        wait_until(lambda: len(master.feed), "it is subscribed")
+        healthy = master.stream()
+        big = b"x" * 2000
+        client = master.connect()
+        for name in names:
+            client.send(b"F ACTIVATE " + b" ".join(map(literal, (name, LOCATION, big))) + b"\r\n")
+            assert client.receive().verb == "OK"
+            healthy.wait_for(lambda mirror, name=name: name in mirror, "the push", timeout_s=5)
+            if len(master.feed) == 1:
+                break
+        else:
+            pytest.fail("it was never sent away")
+        assert read_all(deaf).endswith(b'* BYE "too slow, begin again"\r\n')
+        assert "mupdate.subscriber_overflow" in capfd.readouterr().err
+
+
+def test_a_client_that_does_not_take_its_list_is_cut_off(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with InProcessMaster(tmp_path, bounds=Bounds(slow_reader_s=0.3)) as master:
+        client = master.connect()
+        for number in range(300):
+            activate(client, b"user.l%d" % number, acl=b"x" * 60_000)
+        deaf = master.raw(receive_buffer=4096)
+        deaf.sendall(b'A AUTHENTICATE "PLAIN" "%s"\r\nL LIST\r\n' % base64.b64encode(b"\0murder\0murderpw"))
+        wait_until(lambda: len(master.server) == 1, "it is gone")
+        assert b"list complete" not in read_all(deaf)
+        assert client.find(b"user.l1") is not None
+
+
+def test_more_connections_than_allowed_are_told_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with InProcessMaster(tmp_path, bounds=Bounds(connections=3)) as master:
+        admitted = [master.connect() for _ in range(3)]
+        assert read_all(master.raw()) == b'* BYE "too many connections"\r\n'
+        admitted.pop().close()
+        wait_until(lambda: len(master.server) == 2, "a place is free")
+        master.connect().ok(b"NOOP")
+
+
+def test_a_stranger_has_so_much_time(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with InProcessMaster(tmp_path, bounds=Bounds(login_s=0.3)) as master:
+        member = master.connect()
+        silent, chatty = master.raw(), master.raw()
+        chatty.sendall(b'A AUTHENTICATE "PLAIN"\r\n')
+        assert read_all(silent).endswith(b'* BYE "login took too long"\r\n')
+        assert read_all(chatty).endswith(b'* BYE "login took too long"\r\n')
+        member.ok(b"NOOP")
+
+
+def test_a_member_may_be_idle_for_so_long_and_a_subscriber_for_ever(tmp_path: Path) -> None:
+    with InProcessMaster(tmp_path, bounds=Bounds(idle_s=0.3)) as master:
+        stream = master.stream()
+        assert read_all(master.connect()._socket).endswith(b'* BYE "idle for too long"\r\n')
+        stream.barrier()
+
+
+def test_only_admins_with_their_password_may_log_in(master: InProcessMaster, capfd: pytest.CaptureFixture[str]) -> None:
+    for secret in (b"\0murder\0wrong", b"\0alice\0alicepw", b"\0nobody\0x", b"junk", b"alice\0murder\0murderpw"):
+        client = master.connect(user="")
+        answer = client.command(b'AUTHENTICATE "PLAIN"', base64.b64encode(secret))[-1]
+        assert (answer.verb, answer.text) == ("NO", "undefined error!"), secret
+        assert client.command(b"NOOP")[-1].verb == "BAD"
+        good = base64.b64encode(b"murder\0murder\0murderpw")
+        assert client.command(b'AUTHENTICATE "PLAIN"', good)[-1].verb == "OK"
+        client.ok(b"NOOP")
+    log = capfd.readouterr().err
+    assert "'alice' is not in admins" in log
+    assert "murderpw" not in log
+    assert "alicepw" not in log
+
+
+def test_a_mechanism_that_is_not_offered_is_refused(master: InProcessMaster, capfd: pytest.CaptureFixture[str]) -> None:
+    client = master.connect(user="")
+    assert client.banner[0] == b'* AUTH "PLAIN"'
+    answer = client.command(b'AUTHENTICATE "SCRAM-SHA-256"', base64.b64encode(b"n,,n=murder,r=x"))[-1]
+    assert answer.verb == "NO"
+
+
+def test_guessing_ends(master: InProcessMaster, capfd: pytest.CaptureFixture[str]) -> None:
+    client = master.raw()
+    attempt = b'A AUTHENTICATE "PLAIN" "%s"\r\n' % base64.b64encode(b"\0murder\0wrong")
+    client.sendall(attempt * 20)
+    heard = read_all(client)
+    assert heard.count(b"A NO") == 5
+    assert heard.endswith(b'* BYE "too many failed logins"\r\n')
+
+
+def test_a_node_that_may_not_answer_says_nothing(tmp_path: Path) -> None:
+    with InProcessMaster(tmp_path, may_answer=False) as master:
+        assert read_all(master.raw()) == b""
+
+
+def test_the_end_is_told_to_all_and_leaves_nothing_unanswered(tmp_path: Path) -> None:
+    with InProcessMaster(tmp_path) as master:
+        writer, stream, idle, stranger = master.connect(), master.stream(), master.connect(), master.raw()
+        writer.send(b"".join(b"%d RESERVE %s %s\r\n" % (n, literal(b"n%d" % n), literal(LOCATION)) for n in range(50)))
+        wait_until(lambda: master.writer.changes, "the first change")
+        master.stop()
+        heard = read_all(writer._socket)
+        granted = heard.count(b' OK "done"\r\n')
+        assert granted == master.writer.changes
+        for client in (stream, idle):
+            assert read_all(client._socket).endswith(b'* BYE "server is shutting down"\r\n')
+        assert b"* BYE" in read_all(stranger)
+
+
+def test_a_client_that_vanishes_leaves_no_trace(master: InProcessMaster) -> None:
+    for action in (b"", b"A", b'A AUTHENTICATE "PLAIN"\r\n', b'A AUTHENTICATE "PLAIN" {10}\r\n'):
+        client = master.raw()
+        client.sendall(action)
+        client.close()
+    stream: UpdateStream = master.stream()
+    stream.close()
+    member = master.connect()
+    member.send(b"1 RESERVE %s %s\r\n" % (literal(b"user.gone"), literal(LOCATION)))
+    member.close()
+    wait_until(lambda: len(master.server) == 0, "all sessions have ended")
+    assert len(master.feed) == 0
+    other = master.connect()
+    other.ok(b"RESERVE", b"user.gone", LOCATION)
