@@ -191,6 +191,10 @@ void cyx_close(cyx_reader **reader_ref)
     cyx_reader *reader = *reader_ref;
     if (!reader)
         return;
+    if (reader->fork_generation == cyx_fork_generation()) {
+        (void)pthread_mutex_lock(&reader->lock); /* another thread's call ends first */
+        (void)pthread_mutex_unlock(&reader->lock);
+    }
     drop_env(reader);
     cyx_heartbeat_close(&reader->beat);
     cyx_intern_free(&reader->servers);

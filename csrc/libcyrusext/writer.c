@@ -339,6 +339,8 @@ void cyx_writer_close(cyx_writer **writer_ref)
         return;
     cyx_writer_abort(writer);
     if (writer->env && writer->fork_generation == cyx_fork_generation()) {
+        (void)pthread_mutex_lock(&writer->lock); /* another thread's transaction ends first */
+        (void)pthread_mutex_unlock(&writer->lock);
         if (writer->lock_fd >= 0)
             cyx_env_release_writer(writer->env, writer->lock_fd);
         cyx_env_release(writer->env);

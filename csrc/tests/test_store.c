@@ -12,7 +12,7 @@ static unsigned checks;
 
 #define CHECK(condition)                                                                   \
     do {                                                                                   \
-        checks++;                                                                          \
+        (void)__atomic_add_fetch(&checks, 1, __ATOMIC_RELAXED);                            \
         if (!(condition)) {                                                                \
             (void)fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__, #condition, cyx_detail()); \
             exit(1);                                                                       \

@@ -103,14 +103,13 @@ cdef class Reader:
         return self.handle
 
     def close(self):
-        cyx_close(&self.handle)
+        cdef cyx_reader *handle = self.handle
+        self.handle = NULL
+        with nogil:
+            cyx_close(&handle)
 
     def refresh(self):
-        cdef cyx_reader *handle = self.opened()
-        cdef int code
-        with nogil:
-            code = cyx_refresh(handle)
-        checked(code, self.errors)
+        checked(cyx_refresh(self.opened()), self.errors)
 
     def lookup(self, bytes name not None):
         """Return (server, partition, state, flags, changed_at), None where there is no record; tombstones too."""
@@ -222,7 +221,10 @@ cdef class Writer:
         return self.handle
 
     def close(self):
-        cyx_writer_close(&self.handle)
+        cdef cyx_writer *handle = self.handle
+        self.handle = NULL
+        with nogil:
+            cyx_writer_close(&handle)
 
     @property
     def seq(self):

@@ -174,7 +174,7 @@ class Store:
         return self._writer.check_readers()
 
     def close(self) -> None:
-        """Close it; an open transaction of this thread is aborted."""
+        """Close it: an open transaction of this thread is aborted, that of another one is waited for."""
         self._reader.close()
         self._writer.close()
 
