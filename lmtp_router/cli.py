@@ -16,7 +16,6 @@ from pathlib import Path
 
 import click
 
-import cyrusext
 from cyrusext.cli.options import Commands, format_option
 from cyrusext.cli.output import print_rows
 from cyrusext.errors import CyrusExtError, RemoteProtocolError
@@ -43,7 +42,7 @@ _file_option = click.option(
 
 @click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @_file_option
-@click.version_option(cyrusext.__version__, prog_name="lmtp-router", message="%(prog)s %(version)s")
+@click.version_option(package_name="cyrusext", prog_name="lmtp-router", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, file: Path | None) -> None:
     """Take mail over LMTP and give each recipient to the right backend."""

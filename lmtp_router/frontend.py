@@ -61,6 +61,8 @@ CANNOT_VRFY = reply(252, "2.5.2 Cannot VRFY, try RCPT")
 STOPPING = reply(421, "4.3.2 Service is stopping, try again later")
 SILENT = reply(421, "4.4.2 Timeout, closing connection")
 CROWDED = reply(421, "4.3.2 Too many connections, try again later")
+STRANGER = reply(421, "4.7.1 This server does not know you")
+"""Not a 5xx: a network that is missing in the configuration must not bounce mail."""
 
 log = logging.get()
 
@@ -92,9 +94,13 @@ class Session(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._id = self._frontend.next_id()
         self._heard = self._frontend.now()
-        if len(self._frontend.sessions) >= MAX_SESSIONS:
-            self._transport.write(CROWDED.raw)
+        peer = transport.get_extra_info("peername")
+        admitted = self._settings.admits(peer)
+        if not admitted or len(self._frontend.sessions) >= MAX_SESSIONS:
+            log.warning("lmtp.refused", session=self._id, peer=peer, reason="crowded" if admitted else "not trusted")
+            self._transport.write((CROWDED if admitted else STRANGER).raw)
             self._transport.close()
+            self._transport = None
             return
         self._frontend.sessions.add(self)
         self._transport.write(self._frontend.greeting)

@@ -5,6 +5,7 @@ Rule: everything that can be wrong with it is a ConfigError of the parent, befor
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,15 @@ class Settings(NamedTuple):
     idle_s: float
     credentials: tuple[str, str] | None
     disclosure: Disclosure
+    trusted: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks that may deliver, besides this machine itself."""
+
+    def admits(self, peer: object) -> bool:
+        """True if the client at `peer` (a socket address, empty for a UNIX socket) may deliver."""
+        if not isinstance(peer, tuple) or peer[0].startswith("127.") or peer[0] == "::1":
+            return True
+        address = ip_address(peer[0].partition("%")[0])
+        return any(address in network for network in self.trusted)
 
 
 def settings_of(config: Config) -> Settings:
@@ -43,6 +53,7 @@ def settings_of(config: Config) -> Settings:
         idle_s=lmtp.timeouts.idle,
         credentials=_credentials(config),
         disclosure=Disclosure(config.log.recipients),
+        trusted=tuple(ip_network(text, strict=False) for text in lmtp.trusted),
     )
 
 
