@@ -31,8 +31,11 @@ LIBCYREXT = [
     "csrc/libcyrusext/reader.c",
     "csrc/libcyrusext/record.c",
     "csrc/libcyrusext/stat.c",
+    "csrc/libcyrusext/verify.c",
     "csrc/libcyrusext/writer.c",
 ]
+
+HEADERS = [str(header) for directory in ("include", "libcyrusext") for header in Path("csrc", directory).glob("*.h")]
 
 CFLAGS = ["-std=gnu11", *(["-O0", "-g", "-DCYX_FAILPOINTS=1"] if DEBUG else ["-O2"])]
 
@@ -68,6 +71,7 @@ def extensions() -> list[Extension]:
                 "cyrusext.index._cyx",
                 ["cyrusext/index/_cyx.pyx", *LIBCYREXT],
                 include_dirs=["csrc/include", "csrc/libcyrusext"],
+                depends=HEADERS,
                 libraries=["lmdb"],
                 extra_compile_args=CFLAGS,
             ),
