@@ -138,7 +138,7 @@ def decode_arguments(head: CommandHead) -> Command:
     except RemoteProtocolError:
         raise BadCommand(tag, "Extra arguments") from None
     for string in strings:
-        # Quirk.STRINGS_ONLY; a literal holds no NUL (RFC 3656 section 3, CHAR8)
+        # Quirk.STRINGS_ONLY, Quirk.NUL_REFUSED
         if isinstance(string, Atom) or b"\0" in string:
             raise BadCommand(tag, "Extra arguments")
     least, most = _ARGUMENTS[kind]
@@ -292,14 +292,15 @@ def encode_banner(banner: Banner) -> bytes:
 def decode_banner(lines: Iterable[Message]) -> Banner:
     """Return what the lines of a banner say; the last one is ``* OK MUPDATE ...``.
 
-    Unknown capabilities are passed over.  Raises RemoteProtocolError where the last line does not name its server.
+    What is not known or can not be read is passed over (RFC 3656 section 3.8).  Raises RemoteProtocolError where the
+    last line does not name its server.
     """
     offers: dict[bytes, tuple[str, ...]] = {}
     for message in lines:
         try:
             _, word, *rest = tokenize(message)
         except (RemoteProtocolError, ValueError):
-            raise RemoteProtocolError("banner line can not be read") from None
+            continue
         offers[word.upper()] = tuple(value.decode("ascii", "replace") for value in rest)
     who = offers.get(b"OK", ())
     if len(who) != 5 or who[0].upper() != "MUPDATE":
@@ -325,6 +326,7 @@ def decode_reply(message: Message, *, exchange: bool = False) -> Reply:
     if tag != UNTAGGED and not _TAG.match(tag):
         raise RemoteProtocolError("reply has no tag")
     arguments = (rest, *message[1:])
+    word = word.upper()
     line = _LINES.get(word)
     if line is not None:
         kind, count = line

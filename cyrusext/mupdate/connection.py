@@ -79,6 +79,7 @@ class ServerConnection:
         self._limits = limits
         self._framer = Framer(Limits(*map(min, limits, LOGIN_LIMITS)))
         self._banner = Banner(hostname, software, version, role, tuple(mechanisms), starttls, (), True)
+        self._tls = False
         self._pending: Command | None = None
         self._exchange = False
         self._violations = 0
@@ -116,6 +117,8 @@ class ServerConnection:
     def _command(self, message: Message) -> ServerEvent:
         try:
             head = codec.decode_head(message)
+            if self._tls and head.kind is Starttls and self.state is NOT_AUTHENTICATED:
+                return self._refused(No(head.tag, "TLS is already active"))
             if not self._offers(head.kind):
                 raise codec.BadCommand(head.tag, "Unrecognized command")
             if next_state(self.state, head.kind) is None:
@@ -156,14 +159,17 @@ class ServerConnection:
         return self._violation(tag, message.problem.value, close=message.fatal)
 
     def _violation(self, tag: bytes, text: str, *, close: bool = False) -> ProtocolViolation:
-        reply = codec.encode_reply(Bad(tag, text))
+        return self._refused(Bad(tag, text), close=close)
+
+    def _refused(self, answer: Bad | No, *, close: bool = False) -> ProtocolViolation:
+        reply = codec.encode_reply(answer)
         self._violations += 1
         if self._violations >= MAX_VIOLATIONS and not close:
             close = True
             reply += codec.encode_reply(Bye(UNTAGGED, "too many errors"))
         if close:
             self._close()
-        return ProtocolViolation(reply, close, text)
+        return ProtocolViolation(reply, close, answer.text)
 
     def _close(self) -> None:
         self.state = LOGGED_OUT
@@ -203,8 +209,9 @@ class ServerConnection:
         elif isinstance(command, Authenticate):
             self._framer.limits = self._limits
         elif isinstance(command, Starttls):
-            # What came in the clear behind STARTTLS is nobody's word (RFC 3656 section 4.8).
+            # What came in the clear behind STARTTLS is nobody's word (RFC 3656 section 4.10).
             self._framer.clear()
+            self._tls = True
             self._banner = replace(self._banner, starttls=False)
 
     def set_mechanisms(self, mechanisms: Sequence[str]) -> None:

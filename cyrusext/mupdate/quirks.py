@@ -21,6 +21,7 @@ class Quirk(enum.Enum):
     BARE_LF = "a line may end in LF alone"
     ANY_ESCAPE = "in a quoted string a backslash quotes any byte"
     EIGHT_BIT = "quoted strings and literals may hold 8-bit bytes; they are opaque"
+    NUL_REFUSED = "a NUL in a literal is BAD"
     LITERAL_PLUS = "all names, locations and ACLs leave as non-synchronising literals"
     DEACTIVATE = "DEACTIVATE exists (missing in the ABNF)"
     COMPRESS = "COMPRESS exists in Cyrus; here it is not offered, and so not recognized"

@@ -27,7 +27,7 @@ from cyrusext.mupdate.types import (
 
 
 class ConnectionState(enum.Enum):
-    """Where a connection is (RFC 3656 section 2 and 4)."""
+    """Where a connection is (RFC 3656 sections 4, 4.7, 4.10 and 4.11)."""
 
     NOT_AUTHENTICATED = "not authenticated"
     AUTHENTICATED = "authenticated"

@@ -2,7 +2,7 @@
 
 Rule: no bytes of the wire here.  Names, locations and ACLs are opaque bytes; whether a record can hold them is asked
 of `cyrusext.model` by whoever keeps records, since its answer is a NO and not a BAD.
-RESERVE and DELETE look alike as command and as reply (RFC 3656 sections 4.3 and 4.4): one type serves both ways.
+RESERVE and DELETE look alike as command and as reply (RFC 3656 sections 3.5, 3.7, 4.4, 4.9): one type serves both ways.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PAUSED = Signal.PAUSED
 
 
 class Authenticate(msgspec.Struct, frozen=True):
-    """AUTHENTICATE (RFC 3656 section 4.1); `initial` is None when the client waits for a challenge first."""
+    """AUTHENTICATE (RFC 3656 section 4.2); `initial` is None when the client waits for a challenge first."""
 
     tag: bytes
     mechanism: str
@@ -41,7 +41,7 @@ class Authenticate(msgspec.Struct, frozen=True):
 
 
 class Starttls(msgspec.Struct, frozen=True):
-    """STARTTLS (RFC 3656 section 4.8)."""
+    """STARTTLS (RFC 3656 section 4.10)."""
 
     tag: bytes
 
@@ -167,7 +167,7 @@ class Challenge(msgspec.Struct, frozen=True):
 
 
 class Banner(msgspec.Struct, frozen=True):
-    """Everything up to ``* OK MUPDATE``: who the server is and what it offers (RFC 3656 section 3.1)."""
+    """Everything up to ``* OK MUPDATE``: who the server is and what it offers (RFC 3656 section 3.8)."""
 
     hostname: str
     software: str

@@ -208,6 +208,7 @@ def test_challenges_both_ways(challenge: Challenge, data: bytes) -> None:
         (b"S01 OK Begin TLS negotiation now\r\n", Ok(b"S01", "Begin TLS negotiation now")),
         (b"A01 NO Client canceled authentication\r\n", No(b"A01", "Client canceled authentication")),
         (b"A01 OK\r\n", Ok(b"A01", "")),
+        (b'A01 ok "x"\r\n', Ok(b"A01", "x")),
         (b"A01 OK {4+}\r\ndone\r\n", Ok(b"A01", "done")),
         (b'x MAILBOX "a" "b!c" "d"\r\n', Mailbox(b"x", b"a", b"b!c", b"d")),
         (b'x MAILBOX {1+}\r\na "b!c" {1+}\r\nd\r\n', Mailbox(b"x", b"a", b"b!c", b"d")),
@@ -308,7 +309,7 @@ def test_banners_both_ways(banner: Banner, data: bytes) -> None:
 
 
 def test_a_banner_may_hold_more_and_atoms() -> None:
-    data = b'* AUTH plain gssapi\r\n* NEW THING "x"\r\n* OK MUPDATE "a" "b" "c" "d"\r\n'
+    data = b'* AUTH plain gssapi\r\n* NEW THING "x"\r\n* odd  "\r\n* OK MUPDATE "a" "b" "c" "d"\r\n'
     assert decode_banner(messages(data, 9)) == Banner("a", "b", "c", "d", ("PLAIN", "GSSAPI"))
 
 
