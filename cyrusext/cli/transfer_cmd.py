@@ -57,10 +57,13 @@ def import_command(
         if not dry_run:
             undo = stack.enter_context(UndoWriter(undo_file or _undo_beside(file), str(file)))
         applying = stack.enter_context(_progress("importing", source.mailboxes))
-        totals = apply_all(node, changes, force=force, dry_run=dry_run, undo=undo, progress=applying)
+        try:
+            totals = apply_all(node, changes, force=force, dry_run=dry_run, undo=undo, progress=applying)
+        finally:
+            # Told also when the import broke off: what was answered until then is changed.
+            if undo is not None and undo.written:
+                complain(f"undo file: {undo.path}")
     print_rows(("what", "mailboxes"), _summary(source, totals), form)
-    if undo is not None and undo.written:
-        complain(f"undo file: {undo.path}")
     for refusal in totals.first_refused:
         name = refusal.name.decode("utf-8", "backslashreplace")
         complain(f"refused {name}: {refusal.reason}")

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
+from cyrusext.cli import cli
 from cyrusext.errors import CyrusExtError, LocalProtocolError, NodeUnavailable, StoreFull
-from cyrusext.manage.control import MAX_FRAME, Applied, Change, ControlClient, Refusal
+from cyrusext.manage.control import DELETE, MAX_FRAME, Applied, Change, ControlClient, Refusal
+from cyrusext.manage.transfer import ImportFile
+from cyrusext.names import NameRules
 
 Script = Callable[[socket.socket], None]
 
@@ -222,6 +226,27 @@ def test_both_sides_may_write_more_than_a_socket_holds(tmp_path: Path) -> None:
         for _ in range(3):
             client.submit([Change(b"user.a", 2, "be1", "", acl)])
         assert [client.collect().before[0].acl for _ in range(3)] == [acl] * 3
+
+
+def _dies_after_two_batches(connection: socket.socket) -> None:
+    for number in range(2):
+        read_frame(connection)
+        connection.sendall(frame({"ok": True, "created": 1, "before": [[b"user.u%d" % number, 0, "", "", b""]]}))
+    read_frame(connection)
+
+
+def test_an_import_that_breaks_off_can_be_undone_as_far_as_it_came(tmp_path: Path) -> None:
+    (tmp_path / "cyrusext.toml").write_text(f'[node]\nrun_dir = "{tmp_path}"\n')
+    (tmp_path / "dump").write_bytes(b"".join(b"user.u%05d\t1 be1!p x\t1\t\n" % number for number in range(20_000)))
+    words = ["mailbox", "import", str(tmp_path / "dump"), "-c", str(tmp_path / "cyrusext.toml")]
+    with peer(tmp_path, _dies_after_two_batches):
+        result = CliRunner().invoke(cli, words)
+    assert (result.exit_code, result.stdout) == (69, "")
+    undo = next(tmp_path.glob("dump.undo-*"))
+    assert f"undo file: {undo}" in result.stderr
+    assert "whether it did what was asked is unknown" in result.stderr
+    with ImportFile(undo, NameRules()) as source:
+        assert list(source.changes()) == [Change(b"user.u1", DELETE), Change(b"user.u0", DELETE)]
 
 
 def test_our_own_mistakes_are_ours(tmp_path: Path) -> None:
