@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from cyrusext.errors import InvalidName, LookupUnavailable
+from cyrusext.errors import IndexUnavailable, InvalidName, LookupUnavailable
 from cyrusext.index import Index, IndexEntry
 from cyrusext.model import Flag, State
 from cyrusext.names import NameRules, mailbox_of_address
@@ -83,6 +83,8 @@ class Lookup:
                 return Answer(Verdict.TEMPORARY, name, reason=self._failure)
             return self._ask(index, name, bounces)
         except LookupUnavailable as error:
+            if isinstance(error, IndexUnavailable):
+                self.close()  # opened again at the next question
             return Answer(Verdict.TEMPORARY, name, reason=error.public)
 
     def close(self) -> None:
@@ -134,8 +136,8 @@ class Lookup:
 
 def _judge(name: bytes, entry: IndexEntry) -> Answer:
     if entry.state is State.RESERVED:
-        return Answer(Verdict.TEMPORARY, name, reason="mailbox is being created or moved")
+        return Answer(Verdict.TEMPORARY, name, reason="mailbox is being created or moved", unsettled=True)
     if entry.flags & _UNSURE:
-        held = entry.flags & Flag.HELD
-        return Answer(Verdict.TEMPORARY, name, reason="mailbox is held" if held else "mailbox is being verified")
+        reason = "mailbox is held" if entry.flags & Flag.HELD else "mailbox is being verified"
+        return Answer(Verdict.TEMPORARY, name, reason=reason, unsettled=True)
     return Answer(Verdict.FOUND, name, entry.server, entry.partition)

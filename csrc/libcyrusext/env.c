@@ -245,7 +245,7 @@ int cyx_env_open(const char *state_dir, const cyx_env_create *create, cyx_env **
                 continue;
             if (create && !env->writable) {
                 code = cyx_fail(CYX_EUNAVAIL, "this process has the store open for reading and may not write it");
-            } else {
+            } else if (!create || (code = set_modes(&p, create->reader_group)) == CYX_OK) {
                 env->refs++;
                 *env_r = env;
             }
@@ -292,6 +292,15 @@ void cyx_env_release(cyx_env *env)
         free(env);
     }
     (void)pthread_mutex_unlock(&registry_lock);
+}
+
+/* The node was started again with a larger map.  LMDB can follow when nothing else in this process uses the old one. */
+bool cyx_env_follow_size(cyx_env *env)
+{
+    (void)pthread_mutex_lock(&registry_lock);
+    bool followed = env->refs == 1 && mdb_env_set_mapsize(env->mdb, 0) == 0;
+    (void)pthread_mutex_unlock(&registry_lock);
+    return followed;
 }
 
 bool cyx_env_current(const cyx_env *env, const char *state_dir)

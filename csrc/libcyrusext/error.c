@@ -40,6 +40,7 @@ int cyx_fail_mdb(int mdb_code, const char *what)
         code = CYX_EVERSION;
         break;
     case MDB_READERS_FULL:
+    case MDB_TXN_FULL:
         code = CYX_ELIMIT;
         break;
     case MDB_MAP_RESIZED:

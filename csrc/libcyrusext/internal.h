@@ -106,6 +106,7 @@ typedef struct cyx_env_create {
 CYX_MUST_CHECK int cyx_env_open(const char *state_dir, const cyx_env_create *create, cyx_env **env_r);
 void cyx_env_release(cyx_env *env);
 bool cyx_env_current(const cyx_env *env, const char *state_dir); /* is it still the file at this place? */
+bool cyx_env_follow_size(cyx_env *env); /* the caller has no transaction */
 unsigned cyx_fork_generation(void);
 /* One writer per store; the lock is held until the file descriptor is given back. */
 CYX_MUST_CHECK int cyx_env_claim_writer(cyx_env *env, const char *state_dir, int *fd_r);

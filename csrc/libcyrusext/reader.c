@@ -8,6 +8,7 @@
 #include "writer.h"
 
 #define NO_MAX_AGE_MS 2000u /* DESIGN rule 1, where the node has written nothing else */
+#define MAX_AGE_MS 3600000u /* an hour is as good as for ever, and does not overflow */
 #define LOOKUP_BATCH 1024u  /* names per transaction of cyx_lookup_many */
 #define WALK_BATCH 256u
 
@@ -18,14 +19,25 @@ static char *copy_text(const char *text)
     return copy ? memcpy(copy, text, size) : NULL;
 }
 
+static uint64_t limited_ns(uint64_t ms) { return (ms < MAX_AGE_MS ? ms : MAX_AGE_MS) * 1000000u; }
+
+static int renew(cyx_reader *reader)
+{
+    return reader->txn ? mdb_txn_renew(reader->txn) : mdb_txn_begin(reader->env->mdb, NULL, MDB_RDONLY, &reader->txn);
+}
+
 static int begin_txn(cyx_reader *reader)
 {
-    int rc = reader->txn ? mdb_txn_renew(reader->txn) : mdb_txn_begin(reader->env->mdb, NULL, MDB_RDONLY, &reader->txn);
-    if (rc == MDB_READERS_FULL) {
-        int dead = 0;
-        if (mdb_reader_check(reader->env->mdb, &dead) == 0 && dead > 0)
-            rc = reader->txn ? mdb_txn_renew(reader->txn)
-                             : mdb_txn_begin(reader->env->mdb, NULL, MDB_RDONLY, &reader->txn);
+    int dead = 0;
+    int rc = renew(reader);
+    if (rc == MDB_READERS_FULL && mdb_reader_check(reader->env->mdb, &dead) == 0 && dead > 0)
+        rc = renew(reader);
+    if (rc == MDB_MAP_RESIZED) {
+        if (reader->txn)
+            mdb_txn_abort(reader->txn);
+        reader->txn = NULL;
+        if (cyx_env_follow_size(reader->env))
+            rc = renew(reader);
     }
     return rc ? cyx_fail_mdb(rc, "beginning to read the store") : CYX_OK;
 }
@@ -55,7 +67,7 @@ static int load_settings(cyx_reader *reader)
         return rc;
     free(reader->run_dir);
     reader->run_dir = run_dir;
-    reader->no_max_age_ns = (max_age_ms > 3600000u ? 3600000u : max_age_ms) * 1000000u;
+    reader->no_max_age_ns = limited_ns(max_age_ms);
     return CYX_OK;
 }
 
@@ -358,7 +370,7 @@ int cyx_fresh(cyx_reader *reader, uint64_t max_age_ms)
     int rc = lock_reader(reader);
     if (rc)
         return rc;
-    uint64_t max_age_ns = max_age_ms && max_age_ms < 3600000u ? max_age_ms * 1000000u : reader->no_max_age_ns;
+    uint64_t max_age_ns = max_age_ms ? limited_ns(max_age_ms) : reader->no_max_age_ns;
     rc = cyx_heartbeat_fresh(&reader->beat, reader->run_dir, reader->env, max_age_ns) ? CYX_OK : CYX_STALE;
     (void)pthread_mutex_unlock(&reader->lock);
     return rc;

@@ -259,3 +259,40 @@ def test_reader_killed_in_mid_transaction(place: Path, store: Store) -> None:
     assert store.check_readers() == 1
     churn()
     assert churn() <= grown + (1 << 20)
+
+
+FOLLOWER = """
+import sys, cyrusext
+with cyrusext.open(sys.argv[1]) as index:
+    for line in sys.stdin:
+        found = index.lookup(line.strip().encode())
+        print(found and found.server, flush=True)
+"""
+
+
+def test_reader_follows_a_larger_map(tmp_path: Path) -> None:
+    """The node started again with more room, while others go on reading."""
+    with Store.open(tmp_path / "state", run_dir=tmp_path / "run", map_size=1 << 20) as store:
+        put(store, record(b"user.a"))
+    with subprocess.Popen(
+        [sys.executable, "-c", FOLLOWER, tmp_path / "state"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+
+        def ask(name: str) -> str:
+            assert reader.stdin is not None
+            assert reader.stdout is not None
+            reader.stdin.write(name + "\n")
+            reader.stdin.flush()
+            return reader.stdout.readline().strip()
+
+        assert ask("user.a") == "be1"
+        with Store.open(tmp_path / "state", run_dir=tmp_path / "run", map_size=64 << 20) as store:
+            put(store, *(record(b"user.%d" % n, "be2")._replace(acl=b"x" * 100_000) for n in range(50)))
+            put(store, record(b"user.b", "be3"))
+            assert ask("user.b") == "be3"
+            assert ask("user.a") == "be1"
+            assert ask("user.nobody") == "None"
+        reader.stdin.close()
+        assert reader.wait(10) == 0
