@@ -85,6 +85,7 @@ class Session(asyncio.Protocol):
         self._out: list[bytes] = []
         self._out_size = 0
         self._reading = True
+        self._ended = False
         self._received = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -119,6 +120,11 @@ class Session(asyncio.Protocol):
             self._reading = False
             self._transport.pause_reading()
         self._received.set()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        self._received.set()
+        return True  # what came before the end still gets its answer
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._sessions.forget(self)
@@ -241,6 +247,10 @@ class Session(asyncio.Protocol):
         return await self._more_data()
 
     async def _more_data(self) -> bool:
+        if self._ended:
+            await self._settled()
+            self._close()
+            return False
         self._received.clear()
         if not self._reading and not self._transport.is_closing():
             self._reading = True

@@ -49,6 +49,13 @@ class Mupdate:
         self._buffer = b""
         self._tags = 0
         self.banner: list[bytes] = []
+        try:
+            self._greet(user, password)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _greet(self, user: str, password: str) -> None:
         while not (self.banner and self.banner[-1].startswith(b"* OK")):
             self.banner.append(self._read_line(10))
         if user:
