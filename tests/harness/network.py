@@ -9,11 +9,13 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import socket
 import tempfile
 from pathlib import Path
 from typing import IO
 
-from tests.harness.waiting import accepts
+PORTS = (24, 25, 110, 143, 2003, 2004, 3905)
+"""What the servers of the harness listen on."""
 
 
 class Network:
@@ -31,13 +33,26 @@ class Network:
             except BlockingIOError:
                 lock.close()
                 continue
-            if accepts(f"127.{x}.{y}.11", 143):  # somebody who knows nothing of our locks
-                lock.close()
-                continue
             self._lock: IO[str] = lock
             self.prefix = f"127.{x}.{y}"
+            self._check_ports()
             return
         raise RuntimeError(f"all networks are locked, see {home}")
+
+    def _check_ports(self) -> None:
+        """A server that listens on *all* addresses of this machine is in the way: say so before anything starts."""
+        for port in PORTS:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((self.address(1), port))
+                    probe.listen(1)
+                except OSError as error:
+                    self.close()
+                    raise RuntimeError(
+                        f"the test servers need port {port} on 127.64.0.0/14 and something on this machine listens on"
+                        f" all addresses: {error.strerror}"
+                    ) from error
 
     def address(self, host: int) -> str:
         return f"{self.prefix}.{host}"

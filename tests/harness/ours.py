@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -142,4 +143,9 @@ class Router(OurServer):
         return [*self.program(), "-c", self.config_file]
 
     def ready(self) -> bool:
-        return accepts(self.address, ROUTER_PORT)
+        """The parent listens before its workers serve: only the greeting counts."""
+        try:
+            with socket.create_connection((self.address, ROUTER_PORT), timeout=0.5) as probe:
+                return probe.recv(4) == b"220 "
+        except OSError:
+            return False

@@ -6,6 +6,7 @@ said only when it is proved; everything else that goes wrong is temporary.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -57,6 +58,11 @@ def rcpt(group: Delivery, user: str) -> Reply:
     with client(group) as connection:
         connection.command("MAIL FROM:<a@example.net>")
         return connection.command(f"RCPT TO:<{user}@example.org>")
+
+
+def without_session(reply: Reply) -> str:
+    """A reply of Cyrus without the session it names."""
+    return re.sub(r" SESSIONID=<[^>]*>", "", reply.text)
 
 
 def test_one_message_to_both_backends_arrives_byte_by_byte(group: Delivery) -> None:
@@ -165,7 +171,7 @@ def test_the_words_of_a_backend_reach_the_client(group: Delivery) -> None:
         expected = direct.deliver("a@example.net", [f"{full}@example.org"], text).final[0]
     assert expected.code // 100 != 2
     result = deliver(group, [full, fine], text)
-    assert result.final[0] == expected
+    assert without_session(result.final[0]) == without_session(expected)
     assert result.final[1].code == 250
     assert len(inbox(group.be2, fine)) == 1
 
