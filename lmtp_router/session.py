@@ -1,0 +1,349 @@
+"""One client of the router, from its greeting to its end.
+
+Rule: commands are answered in order; a command that ends a transaction waits for the replies of those before it; and a
+client is read only as fast as the slowest of its backends takes what it sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, cast
+
+from cyrusext.runtime import logging
+from lmtp_router.protocol.connection import ServerConnection
+from lmtp_router.protocol.state import ServerState
+from lmtp_router.protocol.types import (
+    BodyData,
+    BodyEnd,
+    BodySpoiled,
+    Data,
+    Lhlo,
+    Mail,
+    NeedData,
+    Noop,
+    Quit,
+    Rcpt,
+    Refused,
+    Reply,
+    Rset,
+    ServerEvent,
+    Vrfy,
+    reply,
+)
+from lmtp_router.recipient import Recipient
+from lmtp_router.results import Replies
+from lmtp_router.settings import Settings
+from lmtp_router.transaction import Transaction
+
+MAX_BUFFERED = 64 << 10
+"""Octets of commands that may wait while a decision is due."""
+MAX_OWED = 1000
+"""Replies that may be due before the client is read again."""
+LINGER_S = 2.0
+"""How long a client is listened to, unheard, after the reply that ends its connection."""
+
+OK = reply(250, "2.0.0 OK")
+SENDER_OK = reply(250, "2.1.0 OK")
+GO_AHEAD = reply(354, "End data with <CR><LF>.<CR><LF>")
+NOBODY = reply(554, "5.5.1 No valid recipients")
+EARLY = reply(421, "4.7.0 Text came before DATA was answered, closing connection")
+BYE = reply(221, "2.0.0 Bye")
+CANNOT_VRFY = reply(252, "2.5.2 Cannot VRFY, try RCPT")
+STOPPING = reply(421, "4.3.2 Service is stopping, try again later")
+SILENT = reply(421, "4.4.2 Timeout, closing connection")
+CROWDED = reply(421, "4.3.2 Too many connections, try again later")
+STRANGER = reply(421, "4.7.1 This server does not know you")
+"""Not a 5xx: a network that is missing in the configuration must not bounce mail."""
+
+log = logging.get()
+
+
+class Host(Protocol):
+    """What a session asks of the frontend that it belongs to."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def draining(self) -> bool: ...
+
+    @property
+    def greeting(self) -> bytes: ...
+
+    def admit(self, session: Session) -> bool:
+        """Take the session up; False when there are too many."""
+
+    def forget(self, session: Session, transaction: Transaction | None) -> None:
+        """The session is gone; a backend may still have to answer for its transaction."""
+
+    def next_id(self) -> str: ...
+
+    def now(self) -> float: ...
+
+    def transaction(self, mail: Mail, client: Session, replies: Replies) -> Transaction:
+        """Begin a transaction."""
+
+
+class Session(asyncio.Protocol):
+    """One client."""
+
+    def __init__(self, frontend: Host) -> None:
+        self._frontend = frontend
+        self._settings = frontend.settings
+        self._connection = ServerConnection(
+            self._settings.limits, replace_bare_newlines=self._settings.replace_bare_newlines
+        )
+        self._replies = Replies()
+        self._transaction: Transaction | None = None
+        self._held: Rset | Lhlo | Quit | None = None
+        self._transport: asyncio.Transport | None = None
+        self._id = ""
+        self._closing = False
+        self._polite = False
+        self._linger_until = 0.0
+        self._advancing = False
+        self._reading = True
+        self._unread = False
+        self._heard = 0.0
+        self._mail_from = b""
+
+    # What the transport tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._id = self._frontend.next_id()
+        self._heard = self._frontend.now()
+        peer = transport.get_extra_info("peername")
+        known = self._settings.admits(peer)
+        if not known or not self._frontend.admit(self):
+            log.warning("lmtp.refused", session=self._id, peer=peer, reason="crowded" if known else "not trusted")
+            self._transport.write((CROWDED if known else STRANGER).raw)
+            self._transport.close()
+            self._transport = None
+            return
+        self._transport.write(self._frontend.greeting)
+
+    def data_received(self, data: bytes) -> None:
+        if self._linger_until:
+            return
+        self._heard = self._frontend.now()
+        self._connection.receive_data(data)
+        self._advance()
+
+    def pause_writing(self) -> None:
+        self._unread = True
+        self._regulate()
+
+    def resume_writing(self) -> None:
+        self._unread = False
+        self._advance()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            transaction.cancel()
+        self._frontend.forget(self, transaction)
+
+    # What the transaction tells.
+
+    def data_decided(self, accepted: bool) -> None:
+        if accepted:
+            self._connection.accept_data()
+            self._replies.add(GO_AHEAD.raw)
+            return
+        self._transaction = None
+        self._replies.add(NOBODY.raw)
+        if self._connection.buffered:
+            # Pipelined text of a refused message must never be read as commands.
+            self._replies.add(EARLY.raw)
+            self._closing = True
+        self._connection.refuse_data()
+
+    def transaction_moved(self) -> None:
+        """Taken up by the `flush` that follows."""
+
+    def recipient_done(self, recipient: Recipient, final: Reply, size: int) -> None:
+        took_ms = (self._frontend.now() - recipient.started) * 1000
+        disclosure = self._settings.disclosure
+        log.info(
+            "lmtp.recipient",
+            session=self._id,
+            **disclosure.fields(self._mail_from, recipient.rcpt.path),
+            backend=recipient.server,
+            size=size,
+            reply=final.text,
+            took_ms=round(took_ms, 1),
+        )
+
+    def flush(self) -> None:
+        self._advance()
+
+    # What the session does.
+
+    def _advance(self) -> None:
+        """Take up what became possible, and write what became known."""
+        if self._advancing or self._transport is None:
+            return
+        self._advancing = True
+        try:
+            wrote = True
+            while wrote and not self._closing:
+                while not self._closing and self._step():
+                    pass
+                # What was written makes room for more.
+                wrote = self._write_ready()
+        finally:
+            self._advancing = False
+        self._write_ready()
+        if self._closing and not self._replies.owed:
+            self._end()
+        else:
+            self._regulate()
+
+    def _write_ready(self) -> bool:
+        ready = self._replies.ready()
+        if ready and self._transport is not None:
+            self._transport.write(ready)
+        return bool(ready)
+
+    def _end(self) -> None:
+        """Close behind the last reply; while the client still sends, so that no reset overtakes that reply."""
+        if self._transport is None or self._linger_until:
+            return
+        if self._polite:
+            self._transport.close()
+            return
+        self._linger_until = self._frontend.now() + LINGER_S
+        self._transport.write_eof()
+        if not self._reading:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def _step(self) -> bool:
+        """Do one thing; False when there is nothing to do now."""
+        transaction = self._transaction
+        if transaction is not None and transaction.over:
+            self._transaction = None
+            self._connection.replied()
+        if self._frontend.draining and self._transaction is None:
+            self._close(STOPPING)
+            return False
+        if self._held is not None:
+            if transaction is not None and transaction.unanswered:
+                return False
+            held, self._held = self._held, None
+            self._obey(held)
+            return True
+        if self._unread or self._replies.owed > MAX_OWED:
+            return False
+        event = self._connection.next_event()
+        if isinstance(event, NeedData):
+            return False
+        self._take(event)
+        return True
+
+    def _take(self, event: ServerEvent) -> None:
+        transaction = self._transaction
+        match event:
+            case BodyData():
+                assert transaction is not None
+                transaction.feed(event.chunk)
+            case BodyEnd():
+                assert transaction is not None
+                transaction.end(event.size)
+            case BodySpoiled():
+                assert transaction is not None
+                transaction.spoil(event.verdict)
+            case Rcpt():
+                assert transaction is not None
+                transaction.rcpt(event)
+            case Mail():
+                self._mail_from = event.path
+                self._transaction = self._frontend.transaction(event, self, self._replies)
+                self._replies.add(SENDER_OK.raw, patient=True)
+            case Data():
+                assert transaction is not None
+                transaction.data()
+            case Refused():
+                self._replies.add(event.reply.raw)
+                self._closing = self._closing or event.close
+            case Noop():
+                self._replies.add(OK.raw)
+            case Vrfy():
+                self._replies.add(CANNOT_VRFY.raw)
+            case Lhlo() | Rset() | Quit():
+                self._held = event
+
+    def _obey(self, command: Lhlo | Rset | Quit) -> None:
+        """A command that ends the transaction, if there is one."""
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            transaction.cancel()
+        if isinstance(command, Lhlo):
+            self._replies.add(self._connection.extensions(self._settings.hostname).raw)
+        elif isinstance(command, Rset):
+            self._replies.add(OK.raw)
+        else:
+            self._polite = True
+            self._close(BYE)
+
+    def _close(self, last: Reply) -> None:
+        self._replies.add(last.raw)
+        self._closing = True
+
+    def _regulate(self) -> None:
+        """Read the client, or not."""
+        transaction = self._transaction
+        wait = (
+            self._unread
+            or self._connection.buffered > MAX_BUFFERED
+            or (transaction is not None and transaction.blocked)
+        )
+        if wait is self._reading and self._transport is not None and not self._transport.is_closing():
+            self._reading = not wait
+            if wait:
+                self._transport.pause_reading()
+            else:
+                self._heard = self._frontend.now()
+                self._transport.resume_reading()
+
+    def drain(self) -> None:
+        """End as soon as no transaction is open."""
+        self._advance()
+
+    def abort(self) -> None:
+        """End now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def expire(self, now: float) -> None:
+        """Look after the deadlines: the transaction's, and the client's silence."""
+        transaction = self._transaction
+        if transaction is not None:
+            transaction.expire(now)
+        if self._transport is None:
+            return
+        if self._linger_until:
+            if now > self._linger_until:
+                self.abort()
+            return
+        silent_s = now - self._heard
+        if self._unread:
+            if silent_s > self._settings.deadlines.data:
+                self.abort()
+        elif self._connection.state is ServerState.BODY:
+            if self._reading and silent_s > self._settings.deadlines.data:
+                self._hang_up()
+        elif not self._replies.owed and silent_s > self._settings.idle_s:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """The client is silent.  What it had begun to send goes nowhere."""
+        if self._transport is None:
+            return
+        if self._transaction is not None:
+            self._transaction.cancel()
+            self._transaction = None
+        self._close(SILENT)
+        self._advance()
