@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from cyrusext.lookup import Answer, Verdict
 from cyrusext.runtime.config_schema import Timeouts
 from tests.harness.lmtp_peer import RouterUnderTest, Script, ScriptedBackend, play, wait_until
 
@@ -307,65 +306,47 @@ def test_a_backend_that_withholds_354_holds_the_client_within_the_buffer() -> No
     play(test)
 
 
-def test_stale_location_is_followed_once() -> None:
-    unknown = b"550-Mailbox unknown.\r\n550 5.1.1 User unknown\r\n"
+def test_authentication_to_the_backend() -> None:
+    lhlo = b"250-backend\r\n250-PIPELINING\r\n250 AUTH PLAIN\r\n"
 
     async def test() -> None:
-        async with RouterUnderTest(pair(Script(rcpt={A: unknown}))) as router:
-            router.lookup.next[A[1:-1]] = ["a", "b"]
+        async with RouterUnderTest(pair(Script(lhlo=lhlo)), credentials=("murder", "secret")) as router:
             client = await router.client()
-            replies = await client.message(BODY, A, B)
-            assert [reply[:3] for reply in replies] == [b"250", b"250"]
-            assert router.backends["b"].messages[0].rcpts == [B, A]
-            assert router.backends["a"].messages == []
+            assert (await client.message(BODY, A, B))[0].startswith(b"250")
+            assert b"AUTH PLAIN AG11cmRlcgBzZWNyZXQ=\r\n" in router.backends["a"].commands
+            assert not [c for c in router.backends["b"].commands if c.startswith(b"AUTH")], "it offers none"
 
     play(test)
 
 
-def test_stale_location_after_data_was_pipelined() -> None:
-    unknown = b"550 5.1.1 User unknown\r\n"
-
+def test_a_backend_without_pipelining_is_spoken_to_in_turns() -> None:
     async def test() -> None:
-        async with RouterUnderTest(pair(Script(rcpt={A: unknown}))) as router:
-            router.lookup.next[A[1:-1]] = ["a", "b"]
+        async with RouterUnderTest(pair(Script(lhlo=b"250 backend\r\n"))) as router:
             client = await router.client()
-            client.send(b"MAIL FROM:<f@example.org>\r\nRCPT TO:%b\r\nRCPT TO:%b\r\nDATA\r\n" % (A, B))
-            assert await client.codes(4) == [b"250", b"250", b"250", b"354"]
-            client.send(BODY + b".\r\n")
-            assert await client.replies(2) == [b"250 2.1.5 %b delivered\r\n" % path for path in (A, B)]
-            assert sorted(m.rcpts[0] for m in router.backends["b"].messages) == [A, B]
+            replies = await client.message(BODY, A, A2, B)
+            assert [reply[:3] for reply in replies] == [b"250"] * 3
 
     play(test)
 
 
-@pytest.mark.parametrize(
-    ("second", "reply"),
-    [
-        ("a", b"451 4.4.3"),
-        (Answer(Verdict.ABSENT), b"550 5.1.1 its own words"),
-        (Answer(Verdict.TEMPORARY), b"451 4.4.3"),
-        (Answer(Verdict.TEMPORARY, unsettled=True), b"451 4.2.1"),
-    ],
-)
-def test_unknown_at_the_backend_is_a_bounce_only_when_the_index_says_so_too(second: str | Answer, reply: bytes) -> None:
+def test_8bit_is_refused_for_a_backend_that_does_not_take_it() -> None:
     async def test() -> None:
-        async with RouterUnderTest(pair(Script(rcpt={A: b"550 5.1.1 its own words\r\n"}))) as router:
-            router.lookup.next[A[1:-1]] = ["a", second]
+        async with RouterUnderTest(pair(Script(lhlo=b"250-backend\r\n250 PIPELINING\r\n"))) as router:
             client = await router.client()
-            replies = await client.envelope(A, B)
-            assert replies[0].startswith(reply)
-            assert replies[1].startswith(b"250")
+            client.send(b"MAIL FROM:<f@example.org> BODY=8BITMIME\r\nRCPT TO:%b\r\nRCPT TO:%b\r\n" % (A, B))
+            replies = await client.replies(3)
+            assert [reply[:9] for reply in replies] == [b"250 2.1.0", b"554 5.6.3", b"250 2.1.5"]
 
     play(test)
 
 
-def test_unknown_at_both_places_is_deferred() -> None:
-    unknown = Script(rcpt={A: b"550 5.1.1 User unknown\r\n"})
-
+def test_a_backend_that_refuses_the_connection_is_not_tried_for_each_message() -> None:
     async def test() -> None:
-        async with RouterUnderTest(pair(unknown, unknown)) as router:
-            router.lookup.next[A[1:-1]] = ["a", "b", "a", "b"]
+        async with RouterUnderTest(pair(Script(greeting=b"421 4.3.2 too busy\r\n"))) as router:
             client = await router.client()
-            assert (await client.envelope(A))[0].startswith(b"451 4.4.3")
+            for _ in range(20):
+                assert (await client.envelope(A))[0].startswith(b"451 4.4.1")
+                await client.ask(b"RSET")
+            assert router.backends["a"].connections <= 5
 
     play(test)
