@@ -11,18 +11,20 @@ import contextlib
 import socket
 from collections.abc import Sequence
 
+from cyrusext.errors import ConfigError
 from cyrusext.mupdate.service import Service
 from cyrusext.mupdate.session import Session
 from cyrusext.runtime import logging
 
 log = logging.get()
 
+BACKLOG = 4096
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 """A client that vanished without a word is noticed within two minutes."""
 
 
 class MupdateServer:
-    """Serves MUPDATE on listening `sockets`, which it owns from `start` on."""
+    """Serves MUPDATE on bound `sockets`, which it owns from `start` on."""
 
     name = "mupdate"
 
@@ -46,7 +48,11 @@ class MupdateServer:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 for option, value in KEEPALIVE:
                     sock.setsockopt(socket.IPPROTO_TCP, option, value)
-            self._servers.append(await loop.create_server(lambda: Session(self._service, self), sock=sock))
+            try:
+                server = await loop.create_server(lambda: Session(self._service, self), sock=sock, backlog=BACKLOG)
+            except OSError as error:  # somebody else began to listen since it was bound
+                raise ConfigError(f"can not listen on {sock.getsockname()}: {error.strerror or error}") from error
+            self._servers.append(server)
 
     async def stop(self) -> None:
         """Accept no more; let changes at hand be answered; tell the others BYE and see them out."""

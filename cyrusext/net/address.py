@@ -92,10 +92,13 @@ def parse(text: str, *, default_port: int | None = None) -> Address:
     return TcpAddress(host, int(port_text))
 
 
-def bind(address: Address, *, backlog: int = 1024, reuse_port: bool = False, mode: int = 0o660) -> list[socket.socket]:
+def bind(
+    address: Address, *, backlog: int = 1024, reuse_port: bool = False, mode: int = 0o660, listen: bool = True
+) -> list[socket.socket]:
     """Return listening, non-blocking sockets for `address`: one for each address that its host name has.
 
-    `mode` is that of a UNIX socket.  Raises ConfigError, naming the address and the reason, when it can not be had.
+    `mode` is that of a UNIX socket; with `listen` false the sockets are bound only.  Raises ConfigError, naming the
+    address and the reason, when it can not be had.
     """
     sockets: list[socket.socket] = []
     try:
@@ -118,7 +121,8 @@ def bind(address: Address, *, backlog: int = 1024, reuse_port: bool = False, mod
                 if family == socket.AF_INET6:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 sock.bind(sockaddr)
-            sock.listen(backlog)
+            if listen:
+                sock.listen(backlog)
     except OSError as error:
         for sock in sockets:
             sock.close()
@@ -157,12 +161,14 @@ def _replace_stale(path: str) -> None:
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def bind_all(addresses: Sequence[Address], *, backlog: int = 1024, reuse_port: bool = False) -> list[socket.socket]:
+def bind_all(
+    addresses: Sequence[Address], *, backlog: int = 1024, reuse_port: bool = False, listen: bool = True
+) -> list[socket.socket]:
     """Return the sockets of all `addresses`; when one can not be bound, none stays bound.  Raises ConfigError."""
     sockets: list[socket.socket] = []
     try:
         for address in addresses:
-            sockets += bind(address, backlog=backlog, reuse_port=reuse_port)
+            sockets += bind(address, backlog=backlog, reuse_port=reuse_port, listen=listen)
     except ConfigError:
         for sock in sockets:
             sock.close()

@@ -61,11 +61,12 @@ def run(config: Config) -> int:
     mechanisms = check_mechanisms(config.mupdate)
     with contextlib.ExitStack() as stack:
         prepare_directories(config)
+        # Bound now and listened on last: until the node can answer, clients are refused and not kept waiting.
         addresses = [address.parse(text) for text in config.mupdate.listen]
-        sockets = _owned(stack, address.bind_all(addresses, backlog=4096))
+        sockets = _owned(stack, address.bind_all(addresses, listen=False))
         metrics_sockets: list[socket.socket] = []
         if config.metrics.listen:
-            metrics_sockets = _owned(stack, address.bind(address.parse(config.metrics.listen)))
+            metrics_sockets = _owned(stack, address.bind(address.parse(config.metrics.listen), listen=False))
         privileges.drop(config.node.user, config.node.group)
         stack.enter_context(state_lock(config.node.state_dir))
         logins = open_logins(config)
@@ -140,7 +141,7 @@ def reload(config: Config) -> None:
         log.error("node.reload_failed", error=error)
         return
     logging.setup(fresh.log.level)
-    log.info("node.reloaded", level=fresh.log.level)
+    log.info("node.reloaded", log_level=fresh.log.level)
 
 
 def check_mechanisms(section: MupdateSection) -> tuple[str, ...]:

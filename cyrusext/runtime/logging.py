@@ -68,7 +68,8 @@ def _stamp(_logger: Any, method: str, event: MutableMapping[str, Any]) -> Mutabl
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     head: MutableMapping[str, Any] = {"ts": now[:-6] + "Z", "level": method, "event": event.pop("event", "")}
     error = event.pop("exc_info", None)
-    head.update(event)
+    for key, value in event.items():
+        head.setdefault(key, value)
     if error:
         head["traceback"] = (
             "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else (traceback.format_exc())

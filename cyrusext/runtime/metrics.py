@@ -58,7 +58,7 @@ def new_registry(values: Callable[[], Values], help_texts: Mapping[str, str]) ->
 
 
 class MetricsServer:
-    """Answers on listening `sockets`, which it owns from `start` on; `unready` says why we may not serve, or ""."""
+    """Answers on bound `sockets`, which it owns from `start` on; `unready` says why we may not serve, or ""."""
 
     name = "metrics"
 

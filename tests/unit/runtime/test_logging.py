@@ -87,3 +87,9 @@ def test_a_closed_stream_stops_nobody() -> None:
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(KeyError):
         logging.setup("loud")
+
+
+def test_a_field_never_hides_what_a_line_begins_with(stream: io.StringIO) -> None:
+    logging.get().info("e", level="debug", ts="never")
+    assert " level=info event=e\n" in stream.getvalue()
+    assert "never" not in stream.getvalue()
