@@ -8,12 +8,21 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from cyrusext.model import Flag, Location, MailboxRecord, State
+from cyrusext.model import Flag, MailboxRecord, State
 
 if TYPE_CHECKING:
-    from cyrusext.index import Index
+    from cyrusext.index import Index, Location
 
 __all__ = ["Flag", "Location", "MailboxRecord", "State", "open"]
+
+
+def __getattr__(name: str) -> object:
+    # the extension module is loaded when first needed: the pure parts work where it is not built yet (setup, docs)
+    if name == "Location":
+        from cyrusext.index import Location
+
+        return Location
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def open(state_dir: str | os.PathLike[str]) -> Index:  # noqa: A001 - the name the library is known by

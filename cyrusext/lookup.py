@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cyrusext.errors import IndexUnavailable, InvalidName, LookupUnavailable
-from cyrusext.index import Index, IndexEntry
+from cyrusext.index import Index, Location
 from cyrusext.model import Flag, State
 from cyrusext.names import NameRules, mailbox_of_address
 
@@ -134,7 +134,7 @@ class Lookup:
         return self._index
 
 
-def _judge(name: bytes, entry: IndexEntry) -> Answer:
+def _judge(name: bytes, entry: Location) -> Answer:
     if entry.state is State.RESERVED:
         return Answer(Verdict.TEMPORARY, name, reason="mailbox is being created or moved", unsettled=True)
     if entry.flags & _UNSURE:

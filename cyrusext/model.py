@@ -23,7 +23,7 @@ _FORBIDDEN = frozenset(b"\0\r\n\x1d\x1f")
 
 
 class State(enum.IntEnum):
-    """State of a record (RFC 3656 section 2; absent is no record at all)."""
+    """State of a record (RFC 3656 sections 3.5 to 3.7; absent is no record at all)."""
 
     RESERVED = 1
     ACTIVE = 2
@@ -40,7 +40,7 @@ class Flag(enum.IntFlag):
     SUSPECT = 4
 
 
-class Location(NamedTuple):
+class ServerPartition(NamedTuple):
     """Where a mailbox is: ``server`` and ``partition`` (may be empty: a RENAME sends ``be1!``)."""
 
     server: str
@@ -72,8 +72,8 @@ class MailboxRecord(NamedTuple):
     changed_by: str = ""
 
     @property
-    def location(self) -> Location:
-        return Location(self.server, self.partition)
+    def location(self) -> ServerPartition:
+        return ServerPartition(self.server, self.partition)
 
 
 def check_name(name: bytes) -> bytes:
@@ -100,7 +100,7 @@ def check_acl(acl: bytes) -> bytes:
     return acl
 
 
-def parse_location(raw: bytes) -> Location:
+def parse_location(raw: bytes) -> ServerPartition:
     """Split ``server!partition`` at its first ``!``.
 
     Raises InvalidName where there is no ``!``, no server, a byte outside printable ASCII or over `MAX_LOCATION` bytes.
@@ -114,4 +114,4 @@ def parse_location(raw: bytes) -> Location:
         raise InvalidName("location is not of the form server!partition")
     if not server:
         raise InvalidName("location names no server")
-    return Location(server, partition)
+    return ServerPartition(server, partition)

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from cyrusext.model import Flag, Location, MailboxRecord, State, check_acl, check_name, parse_location
+from cyrusext.model import Flag, MailboxRecord, ServerPartition, State, check_acl, check_name, parse_location
 
 
 class Action(enum.Enum):
@@ -98,7 +98,7 @@ class Change(NamedTuple):
 
     action: Action
     name: bytes
-    location: Location | None = None
+    location: ServerPartition | None = None
     acl: bytes = b""
 
 
@@ -118,7 +118,7 @@ def check_change(action: Action, name: bytes, location: bytes = b"", acl: bytes 
     return Change(action, name, parse_location(location), check_acl(acl))
 
 
-def holding(record: MailboxRecord | None, location: Location | None) -> Holding:
+def holding(record: MailboxRecord | None, location: ServerPartition | None) -> Holding:
     """Return how `record` looks from the server of `location`; a tombstone is nothing, no location is no server."""
     if record is None or record.state is State.DELETED:
         return Holding.ABSENT

@@ -14,7 +14,7 @@ from typing import Self
 
 from cyrusext.errors import CyrusExtError, IndexCorrupt, IndexUnavailable, IndexVersion, InvalidName
 from cyrusext.index import _cyx
-from cyrusext.model import Flag, Location, MailboxRecord, State
+from cyrusext.model import Flag, MailboxRecord, ServerPartition, State
 from cyrusext.names import NameRules, mailbox_of_address
 
 CHUNK_MAX = 1000
@@ -24,7 +24,7 @@ _ERRORS: dict[int, type[CyrusExtError]] = {0: IndexUnavailable, -1: InvalidName,
 """Codes of cyrusext.h (CYX_EINVAL, CYX_ECORRUPT, CYX_EVERSION)."""
 
 
-class IndexEntry:
+class Location:
     """What a lookup found: `server`, `partition`, `state`, `flags`, and on demand the `acl`."""
 
     __slots__ = ("_index", "flags", "name", "partition", "server", "state")
@@ -38,8 +38,8 @@ class IndexEntry:
         self.flags = flags
 
     @property
-    def location(self) -> Location:
-        return Location(self.server, self.partition)
+    def location(self) -> ServerPartition:
+        return ServerPartition(self.server, self.partition)
 
     @property
     def acl(self) -> bytes:
@@ -48,7 +48,7 @@ class IndexEntry:
         return record.acl if record else b""
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, IndexEntry):
+        if not isinstance(other, Location):
             return NotImplemented
         mine = (self.name, self.server, self.partition, self.state, self.flags)
         return mine == (other.name, other.server, other.partition, other.state, other.flags)
@@ -57,7 +57,7 @@ class IndexEntry:
         return hash((self.name, self.server, self.partition, self.state))
 
     def __repr__(self) -> str:
-        return f"IndexEntry({self.name!r}, {self.location!s}, {self.state.name})"
+        return f"Location({self.name!r}, {self.location!s}, {self.state.name})"
 
 
 def read_chunk(
@@ -84,23 +84,23 @@ class Index:
         self._reader = _cyx.Reader(os.fsencode(self.state_dir), _ERRORS)
         self._rules: NameRules | None = None
 
-    def lookup(self, name: bytes) -> IndexEntry | None:
+    def lookup(self, name: bytes) -> Location | None:
         """Where the mailbox with this internal name is; None if there is no record of it."""
         found = self._reader.lookup(name)
         if found is None or found[2] is State.DELETED:
             return None
-        return IndexEntry(self, name, found[0], found[1], found[2], found[3])
+        return Location(self, name, found[0], found[1], found[2], found[3])
 
-    def probe(self, name: bytes) -> tuple[IndexEntry | None, int | None]:
+    def probe(self, name: bytes) -> tuple[Location | None, int | None]:
         """What `lookup` and `deleted_at` say, at one moment."""
         found = self._reader.lookup(name)
         if found is None:
             return None, None
         if found[2] is State.DELETED:
             return None, found[4]
-        return IndexEntry(self, name, found[0], found[1], found[2], found[3]), None
+        return Location(self, name, found[0], found[1], found[2], found[3]), None
 
-    def lookup_many(self, names: Sequence[bytes]) -> list[IndexEntry | None]:
+    def lookup_many(self, names: Sequence[bytes]) -> list[Location | None]:
         """`lookup` for each of `names`, in their order."""
         return [self.lookup(name) for name in names]
 
@@ -109,7 +109,7 @@ class Index:
         record = self._reader.get(name)
         return None if record is None or record.state is State.DELETED else record
 
-    def locate(self, address: str | bytes) -> IndexEntry | None:
+    def locate(self, address: str | bytes) -> Location | None:
         """Where mail to `address` goes: the INBOX of its user, by the name rules of the node.
 
         Raises InvalidName for what is no address.

@@ -20,7 +20,7 @@ import msgspec
 
 from cyrusext.errors import InvalidName
 from cyrusext.manage.control import Change
-from cyrusext.model import Location, MailboxRecord, State, check_acl, check_name, parse_location
+from cyrusext.model import MailboxRecord, ServerPartition, State, check_acl, check_name, parse_location
 from cyrusext.names import NameRules, inbox_of_user, is_inbox, user_of_mailbox
 
 
@@ -220,7 +220,7 @@ def _change(name: bytes, state: State, server: str, partition: str, acl: bytes, 
 
 
 @functools.lru_cache(maxsize=4096)
-def _location(server: str, partition: str) -> Location:
+def _location(server: str, partition: str) -> ServerPartition:
     """The location as a record can hold it; a dump of a million mailboxes has a handful of them."""
     return parse_location(f"{server}!{partition}".encode("utf-8", "surrogateescape"))
 

@@ -8,10 +8,10 @@ import pytest
 
 from cyrusext.directory.ownership import TABLE, Action, Change, Decision, Holding, Policy, check_change, decide, holding
 from cyrusext.errors import InvalidName
-from cyrusext.model import MAX_ACL, MAX_NAME, Flag, Location, MailboxRecord, State
+from cyrusext.model import MAX_ACL, MAX_NAME, Flag, MailboxRecord, ServerPartition, State
 
 NAME = b"user.alice"
-HERE = Location("be1", "default")
+HERE = ServerPartition("be1", "default")
 ACL = b"alice\tlrs\t"
 STANDARD = Policy()
 
@@ -82,8 +82,8 @@ def test_cell(
 def test_the_partition_is_never_compared(held: Holding) -> None:
     record = RECORDS[held]
     for partition in ("", "default", "other", "p!q"):
-        assert holding(record, Location("be1", partition)) is held
-    assert holding(record, Location("be", "1!default")) is not held
+        assert holding(record, ServerPartition("be1", partition)) is held
+    assert holding(record, ServerPartition("be", "1!default")) is not held
 
 
 def test_a_tombstone_is_nothing() -> None:
@@ -153,7 +153,7 @@ def test_what_no_record_can_hold_is_refused_with_the_reason(
 
 def test_the_longest_name_and_an_empty_partition_are_taken() -> None:
     change = check_change(Action.RESERVE, b"x" * MAX_NAME, b"be1!")
-    assert change == Change(Action.RESERVE, b"x" * MAX_NAME, Location("be1", ""))
+    assert change == Change(Action.RESERVE, b"x" * MAX_NAME, ServerPartition("be1", ""))
     assert check_change(Action.DELETE, NAME, b"ignored", b"\0") == Change(Action.DELETE, NAME)
 
 
