@@ -59,9 +59,11 @@ demo: build
 test: roots
 	@$(PYTHON) tests/run.py
 
-# The long versions of the same tests: more examples, more kills, more messages.
+# The same checks for longer: fifty times the examples, the faults twenty times over, fuzzing for minutes.
 nightly: roots
 	@CYREXT_LONG=1 $(PYTHON) tests/run.py
+	@for turn in $$(seq 20); do $(PYTHON) -m pytest -q --job faults || exit 1; done
+	@$(PYTHON) -m fuzz.framer --cases 1000000
 
 # Each script measures one table of benchmarks/RESULTS.md, its peer beside it, and fails when the peer did not run.
 bench: roots
