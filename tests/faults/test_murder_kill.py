@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import imap
-from tests.harness.cyrus import LOSES_MASTER
+from tests.harness.cyrus import LOSES_MASTER, REFUSED_CREATE
 from tests.harness.lmtp import Lmtp, message
 from tests.harness.mupdate import Mupdate, literal
 from tests.harness.roots import Root
@@ -22,12 +22,6 @@ from tests.harness.waiting import wait_until
 from tests.harness.wirefault import TO_CLIENT, TO_SERVER, WireFault
 
 pytestmark = pytest.mark.faults
-
-REFUSED_CREATE = (
-    r"(?i)mupdate",
-    r"assertion failed: imap/imapd.c: \d+: !open_mailboxes_exist\(\)",  # Cyrus 3.10 after any refused CREATE
-    r"type:SERVICE name:imap .*exited, status 70",
-)
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +36,6 @@ def murder(root: Root, new_state: Callable[[], Path]) -> Iterator[Murder]:
 def wire_of(murder: Murder) -> WireFault:
     assert murder.wire is not None
     return murder.wire
-
-
-def try_create(murder: Murder, name: str) -> bool:
-    """CREATE at be1; says whether it was acknowledged."""
-    try:
-        with murder.be1.imap() as admin:
-            imap.create(admin, name)
-    except (imap.Refused, imaplib.IMAP4.abort):
-        return False
-    return True
 
 
 MOMENTS = {
@@ -76,12 +60,12 @@ def test_killed_in_the_middle_of_a_create(murder: Murder, moment: str) -> None:
 
     wire = wire_of(murder)
     wire.on_match(pattern, die, direction, lose=True)
-    acknowledged = try_create(murder, name)
+    acknowledged = murder.be1.try_create(name)
     wire.heal()
     assert died == [moment], "the moment never came"
     murder.node.start()
     assert not acknowledged, "nobody can have acknowledged it"
-    assert try_create(murder, name), "the same CREATE succeeds"
+    assert murder.be1.try_create(name), "the same CREATE succeeds"
     with murder.mupdate() as client:
         entry = client.find(name.encode())
     assert entry is not None and entry.acl is not None and entry.server == "be1.lab"
@@ -151,9 +135,9 @@ def test_a_cut_wire_in_the_middle_of_a_create(murder: Murder) -> None:
     user = murder.user()
     wire = wire_of(murder)
     wire.close_after(1)
-    assert not try_create(murder, f"user.{user}")
+    assert not murder.be1.try_create(f"user.{user}")
     wire.heal()
-    assert try_create(murder, f"user.{user}")
+    assert murder.be1.try_create(f"user.{user}")
 
 
 def test_a_backend_killed_between_reserve_and_activate(murder: Murder) -> None:
@@ -162,7 +146,7 @@ def test_a_backend_killed_between_reserve_and_activate(murder: Murder) -> None:
     name = f"user.{user}"
     wire = wire_of(murder)
     wire.on_match(b" ACTIVATE ", murder.be1.kill, lose=True)
-    assert not try_create(murder, name)
+    assert not murder.be1.try_create(name)
     wire.heal()
     with murder.mupdate() as client:
         entry = client.find(name.encode())
@@ -191,7 +175,7 @@ def test_a_half_dead_frontend_connection_delays_nobody(murder: Murder) -> None:
 
 def test_the_frontend_serves_while_the_node_is_dead_and_agrees_afterwards(murder: Murder) -> None:
     stays, comes = murder.user(), murder.user()
-    assert try_create(murder, f"user.{stays}")
+    assert murder.be1.try_create(f"user.{stays}")
     murder.frontend_sees(lambda known: f"user.{stays}" in known, stays)
     murder.node.kill()
     with murder.fe.imap(stays) as connection:
@@ -199,6 +183,6 @@ def test_the_frontend_serves_while_the_node_is_dead_and_agrees_afterwards(murder
     with Lmtp(murder.fe.address, 2003) as client:
         assert client.deliver("a@example.net", [stays], message("dead-node")).final[0].code == 250
     murder.node.start()
-    assert try_create(murder, f"user.{comes}")
+    assert murder.be1.try_create(f"user.{comes}")
     murder.frontend_sees(lambda known: {f"user.{stays}", f"user.{comes}"} <= known.keys(), "both", 20)
     wait_until(lambda: murder.fe.log_contains("mailbox list synchronization complete"), "the slave is in sync")

@@ -14,13 +14,14 @@ Traps that shaped the configurations below:
 
 from __future__ import annotations
 
+import imaplib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from tests.harness.imap import Imap, login
+from tests.harness.imap import Imap, Refused, create, login
 from tests.harness.roots import Root
 from tests.harness.sandbox import Sandbox
 from tests.harness.server import Server
@@ -56,6 +57,15 @@ LOSES_MASTER = (
     r"retrying connection to mupdate server",
 )
 """What Cyrus logs as errors when its master goes away; a test that does that expects them."""
+
+
+REFUSED_CREATE = (
+    r"MUPDATE: can't commit mailbox entry",
+    r"mupdate connection error",
+    r"assertion failed: imap/imapd.c: \d+: !open_mailboxes_exist\(\)",
+    r"type:SERVICE name:imap .*exited, status 70",
+)
+"""What a backend logs when the master refused a CREATE; Cyrus 3.10's imapd then dies of an assertion of its own."""
 
 
 class CyrusServer(Server):
@@ -247,6 +257,16 @@ class CyrusBackend(CyrusMember):
             "lmtp": ("lmtpd", f"{self.address}:{LMTP_PORT}"),
             "lmtpopen": ("lmtpd -a", f"{self.address}:{LMTP_OPEN_PORT}"),
         }
+
+    def try_create(self, mailbox: str) -> bool:
+        """CREATE by IMAP; says whether it was acknowledged.  Expects what a refusal leaves in the log."""
+        self.expect(*REFUSED_CREATE)
+        try:
+            with self.imap() as admin:
+                create(admin, mailbox)
+        except (Refused, imaplib.IMAP4.abort):
+            return False
+        return True
 
 
 class CyrusFrontend(CyrusMember):
