@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 from cyrusext.errors import RemoteProtocolError
@@ -56,6 +57,7 @@ class BackendLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._delivery: LinkUser | None = None
         self._ready = False
+        self._write_due = False
 
     @property
     def extensions(self) -> frozenset[bytes]:
@@ -76,15 +78,15 @@ class BackendLink(asyncio.Protocol):
 
     def mail(self, mail: Mail) -> None:
         self._connection.mail(mail)
-        self._write_commands()
+        self._write_soon()
 
     def rcpt(self, path: bytes, recipient: Recipient) -> None:
         self._connection.rcpt(path, recipient)
-        self._write_commands()
+        self._write_soon()
 
     def data(self) -> None:
         self._connection.data()
-        self._write_commands()
+        self._write_soon()
 
     def body(self, chunk: bytes) -> None:
         octets = self._connection.body(chunk)
@@ -164,7 +166,14 @@ class BackendLink(asyncio.Protocol):
         else:
             self._fail(f"{event.command} was answered {event.reply.text}")
 
+    def _write_soon(self) -> None:
+        """Commands that come in one turn of the loop go out in one write."""
+        if not self._write_due:
+            self._write_due = True
+            self._pool.soon(self._write_commands)
+
     def _write_commands(self) -> None:
+        self._write_due = False
         octets = self._connection.data_to_send()
         if octets and self._transport is not None:
             self._transport.write(octets)
@@ -212,6 +221,7 @@ class BackendPool:
         self.settings = settings
         self.links: set[BackendLink] = set()
         self.now = loop.time
+        self.soon: Callable[[Callable[[], None]], object] = loop.call_soon
         self._host = host
         self._port = port
         self._loop = loop
