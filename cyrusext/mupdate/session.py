@@ -8,11 +8,12 @@ is read from a client that does not take its replies, and one that does not for 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from typing import Protocol, cast
 
 from cyrusext.directory.base import Outcome
-from cyrusext.directory.ownership import Action, check_change
+from cyrusext.directory.ownership import Action, Change, check_change
 from cyrusext.errors import InvalidName
 from cyrusext.model import MailboxRecord, State
 from cyrusext.mupdate.login import Login
@@ -64,6 +65,14 @@ _REFUSED = "undefined error!"
 """What a failed login is told, whatever the reason (Quirk.UNDEFINED_ERROR)."""
 
 
+_FOLDER = re.compile(rb"((?:^|[!.])user\.[^.]+)\..*", re.DOTALL)
+
+
+def without_folder(name: bytes) -> bytes:
+    """Return `name` as the log shows it: of what is below a user's INBOX, only whose it is."""
+    return _FOLDER.sub(rb"\1.*", name)
+
+
 class Sessions(Protocol):
     """The server's list of its sessions."""
 
@@ -80,7 +89,7 @@ class Session(asyncio.Protocol):
     def __init__(self, service: Service, sessions: Sessions) -> None:
         self._service, self._sessions = service, sessions
         self._connection = service.new_connection()
-        self._unanswered: deque[tuple[bytes, asyncio.Future[Outcome]]] = deque()
+        self._unanswered: deque[tuple[bytes, Change, asyncio.Future[Outcome]]] = deque()
         self._answered = asyncio.Event()
         self._out: list[bytes] = []
         self._out_size = 0
@@ -233,6 +242,8 @@ class Session(asyncio.Protocol):
                 break
             if type(event) is Find and not self._unanswered:
                 self._find(event)
+                if not self._writable.is_set():
+                    await self.drain()
             elif not await self._handle(event):
                 return False
             elif type(event) is Authenticate or type(event) is SaslResponse:
@@ -330,21 +341,36 @@ class Session(asyncio.Protocol):
         if len(self._unanswered) >= MAX_UNANSWERED:
             await self._settled()
         future = self._service.directory.write(change, f"{self.user}@{self.host or 'local'}")
-        self._unanswered.append((tag, future))
+        self._unanswered.append((tag, change, future))
         future.add_done_callback(self._answer)
 
     def _answer(self, _future: asyncio.Future[Outcome]) -> None:
         """Answer the changes that are decided, as far as none before them is open."""
         waiting = self._unanswered
-        if not waiting or not waiting[0][1].done() or self._connection.state is LOGGED_OUT:
+        if not waiting or not waiting[0][2].done() or self._connection.state is LOGGED_OUT:
             return
-        while waiting and waiting[0][1].done():
-            tag, future = waiting.popleft()
+        while waiting and waiting[0][2].done():
+            tag, change, future = waiting.popleft()
             outcome = future.result()
-            self.send((Ok if outcome.granted else No)(tag, outcome.text))
+            if outcome.granted:
+                self.send(Ok(tag, outcome.text))
+            else:
+                self.send(No(tag, outcome.text))
+                self._log_refusal(change, outcome.text)
         self.flush()
         if not waiting:
             self._answered.set()
+
+    def _log_refusal(self, change: Change, reason: str) -> None:
+        log.warning(
+            "mupdate.refused",
+            peer=self.peer,
+            user=self.user,
+            command=change.action.value,
+            mailbox=without_folder(change.name),
+            location=change.location or "",
+            reason=reason,
+        )
 
     async def _settled(self) -> None:
         """Wait until all changes have their answers; the directory bounds it."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import uvloop
 
 from cyrusext.directory.embedded import EmbeddedDirectory
-from cyrusext.errors import ConfigError, StoreError
+from cyrusext.errors import ConfigError, CyrusExtError, StoreError
 from cyrusext.mupdate.server import MupdateServer
 from cyrusext.mupdate.service import Bounds, Network, Order, Service
 from cyrusext.net import address
@@ -129,6 +129,10 @@ async def _serve(
 
     lifecycle = life.Lifecycle(parts)
     code = await lifecycle.run(ready, reload=lambda: reload(config))
+    if writer.is_running:
+        # It hangs in a commit: closing the store under it is not possible, and what it had acknowledged is durable.
+        log.critical("node.abandoned", node=config.node.name, reason="a commit does not end")
+        os._exit(CyrusExtError.exit_code)
     log.info("node.stopped", node=config.node.name, seq=store.seq)
     return code
 

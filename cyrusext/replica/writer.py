@@ -111,8 +111,15 @@ class GroupCommit:
             self._stopping = True
             self._awake.notify()
         await self._stopped.wait()
+        if self._thread is not None:
+            self._thread.join(1.0)  # it has nothing left to do
         if self._sweeper is not None:
             self._sweeper.cancel()
+
+    @property
+    def is_running(self) -> bool:
+        """The thread has not ended: after `stop`, because a commit hangs."""
+        return self._thread is not None and self._thread.is_alive()
 
     @property
     def queued(self) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cyrusext.mupdate.service import Bounds
+from cyrusext.mupdate.session import without_folder
 from tests.harness.inprocess import InProcessMaster
 from tests.harness.mupdate import Mupdate, UpdateStream, literal
 from tests.harness.waiting import NeverHappened, wait_until
@@ -230,6 +231,7 @@ def test_a_client_that_does_not_take_its_list_is_cut_off(tmp_path: Path, capfd: 
         for number in range(300):
             activate(client, b"user.l%d" % number, acl=b"x" * 60_000)
         deaf = master.raw(receive_buffer=4096)
+        wait_until(lambda: len(master.server) == 2, "it is connected")
         deaf.sendall(b'A AUTHENTICATE "PLAIN" "%s"\r\nL LIST\r\n' % base64.b64encode(b"\0murder\0murderpw"))
         wait_until(lambda: len(master.server) == 1, "it is gone")
         assert b"list complete" not in read_all(deaf)
@@ -326,3 +328,41 @@ def test_a_client_that_vanishes_leaves_no_trace(master: InProcessMaster) -> None
     assert len(master.feed) == 0
     other = master.connect()
     other.ok(b"RESERVE", b"user.gone", LOCATION)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"user.alice", b"user.alice"),
+        (b"user.alice.Secret.Love", b"user.alice.*"),
+        (b"example.org!user.alice.Secret", b"example.org!user.alice.*"),
+        (b"DELETED.user.alice.Secret.6B047356", b"DELETED.user.alice.*"),
+        (b"shared.dept.news", b"shared.dept.news"),
+        (b"user.a\nb.c", b"user.a\nb.*"),
+    ],
+)
+def test_the_log_never_shows_a_user_s_folder(name: bytes, shown: bytes) -> None:
+    assert without_folder(name) == shown
+
+
+def test_a_refusal_is_logged_with_who_and_why(master: InProcessMaster, capfd: pytest.CaptureFixture[str]) -> None:
+    client = master.connect()
+    activate(client, b"user.alice.Secret")
+    assert client.command(b"RESERVE", b"user.alice.Secret", b"be2!default")[-1].verb == "NO"
+    log = capfd.readouterr().err
+    assert 'command=RESERVE mailbox=user.alice.* location=be2!default reason="mailbox is held by be1"' in log
+    assert "Secret" not in log
+
+
+def test_a_client_that_asks_for_much_and_reads_nothing_is_not_served_ahead(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with InProcessMaster(tmp_path, bounds=Bounds(slow_reader_s=0.5)) as master:
+        client = master.connect()
+        activate(client, b"user.big", acl=b"x" * 900_000)
+        deaf = master.raw(receive_buffer=4096)
+        deaf.sendall(b'A AUTHENTICATE "PLAIN" "%s"\r\n' % base64.b64encode(b"\0murder\0murderpw"))
+        wait_until(lambda: len(master.server) == 2, "it is connected")
+        deaf.sendall(b'F FIND "user.big"\r\n' * 1000)
+        wait_until(lambda: len(master.server) == 1, "it is cut off")
+        assert len(read_all(deaf)) < 20_000_000
