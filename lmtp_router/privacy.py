@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import re
+
+from lmtp_router.protocol.types import Reply
+
+_STATUS = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}(?= |\Z)")
 
 
 class Disclosure(enum.Enum):
@@ -24,6 +29,13 @@ class Disclosure(enum.Enum):
         if self is Disclosure.HASHED:
             return {"from": _hash(sender), "to": _hash(recipient)}
         return {"from": sender, "to": recipient}
+
+    def reply(self, reply: Reply) -> str:
+        """A backend's reply for the log: its words may hold the address, its codes do not."""
+        if self is Disclosure.FULL:
+            return reply.text
+        status = _STATUS.match(reply.lines[-1])
+        return f"{reply.code} {status[0].decode()}" if status else str(reply.code)
 
 
 def _hash(path: bytes) -> str:

@@ -172,7 +172,7 @@ class Session(asyncio.Protocol):
             **disclosure.fields(self._mail_from, recipient.rcpt.path),
             backend=recipient.server,
             size=size,
-            reply=final.text,
+            reply=disclosure.reply(final),
             took_ms=round(took_ms, 1),
         )
 

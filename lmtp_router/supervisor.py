@@ -94,6 +94,8 @@ class Supervisor:
                 self._reap()
                 if number in (signal.SIGTERM, signal.SIGINT):
                     self._stop(signal.Signals(number).name, 0)
+                if number == signal.SIGHUP:
+                    log.warning("lmtp.reload_ignored", reason="configuration is read at the start only")
                 if self._stop_by:
                     if not any(worker.pid for worker in self._workers):
                         log.info("lmtp.stopped")

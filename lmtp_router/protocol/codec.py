@@ -206,7 +206,8 @@ class ReplyParser:
         for line in pieces:
             code = line[:3]
             if not _is_reply_line(line) or (self._lines and code != self._code):
-                raise RemoteProtocolError(f"the backend sent {line[:80]!r}, which is no reply line", fatal=True)
+                # No more of it than this: the text may hold an address that the log must not.
+                raise RemoteProtocolError(f"the backend sent {line[:4]!r}…, which is no reply line", fatal=True)
             self._lines.append(line)
             if line[3:4] == b"-":
                 self._code = code

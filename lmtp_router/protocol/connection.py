@@ -280,7 +280,7 @@ class ClientConnection:
                     return event
                 continue
             if not self._expected:
-                raise RemoteProtocolError(f"the backend said {answer.text!r} unasked", fatal=True)
+                raise RemoteProtocolError(f"the backend said {answer.code} unasked", fatal=True)
             return self._match(answer)
         return NEED_DATA
 
@@ -316,7 +316,7 @@ class ClientConnection:
     def _match(self, answer: Reply) -> Answered:
         sent, context = self._expected.popleft()
         if not answer.failure and answer.positive is (sent is Sent.DATA):
-            raise RemoteProtocolError(f"the backend answered {sent.value} with {answer.text!r}", fatal=True)
+            raise RemoteProtocolError(f"the backend answered {sent.value} with {answer.code}", fatal=True)
         if sent is Sent.DATA:
             self._move(ClientInput.REFUSED if answer.failure else ClientInput.GO_AHEAD)
         elif sent is Sent.MESSAGE:
@@ -324,7 +324,7 @@ class ClientConnection:
                 self._move(ClientInput.REPLIED)
         elif sent is Sent.RSET:
             if answer.failure:
-                raise RemoteProtocolError(f"the backend answered RSET with {answer.text!r}", fatal=True)
+                raise RemoteProtocolError(f"the backend answered RSET with {answer.code}", fatal=True)
             self._move(ClientInput.RESET_DONE)
         if self._turn:
             self._out.append(self._turn.popleft())

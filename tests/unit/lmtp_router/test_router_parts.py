@@ -136,6 +136,10 @@ def test_what_the_log_shows() -> None:
     hashed = Disclosure.HASHED.fields(b"<a@example.org>", b"<B@example.org>")
     assert hashed["to"] == Disclosure.HASHED.fields(b"<>", b"<b@example.org>")["to"]
     assert "example" not in str(hashed)
+    said = Reply(250, b"250-2.1.5 one\r\n250 2.1.5 <b@example.org> delivered\r\n")
+    assert "<b@example.org>" in Disclosure.FULL.reply(said)
+    assert Disclosure.HASHED.reply(said) == Disclosure.OFF.reply(said) == "250 2.1.5"
+    assert Disclosure.OFF.reply(Reply(550, b"550 <b@example.org> unknown\r\n")) == "550"
 
 
 def settings(text: str) -> object:
