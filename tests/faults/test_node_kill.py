@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +84,7 @@ class Writer(threading.Thread):
         match self._rng.choice(["activate", "activate", "reserve", "deactivate", "delete"]):
             case "activate":
                 wanted: Entry | None = Entry(name, location, acl)
-                command = (b"ACTIVATE", name, location, acl)
+                command: tuple[bytes, ...] = (b"ACTIVATE", name, location, acl)
             case "delete":
                 wanted, command = None, (b"DELETE", name)
             case "deactivate" if now is not None:
@@ -99,6 +100,10 @@ class Writer(threading.Thread):
         self.acknowledged += 1
 
 
+def have_written(writers: list[Writer]) -> bool:
+    return sum(writer.acknowledged for writer in writers) > 200
+
+
 def test_every_acknowledged_change_survives_kill_9(node: Node) -> None:
     rng = random.Random(SEED)
     claims: list[dict[bytes, Claim]] = [{} for _ in range(WRITERS)]
@@ -109,7 +114,7 @@ def test_every_acknowledged_change_survives_kill_9(node: Node) -> None:
         ]
         for writer in writers:
             writer.start()
-        wait_until(lambda writers=writers: sum(w.acknowledged for w in writers) > 200, "they have written")
+        wait_until(partial(have_written, writers), "they have written")
         time.sleep(rng.random() * 0.1)  # not a wait for anything: the moment of death
         node.kill()
         for writer in writers:

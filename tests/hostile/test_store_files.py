@@ -41,16 +41,13 @@ def state(tmp_path: Path) -> Path:
         store.begin() as transaction,
     ):
         transaction.put_many(
-            [
-                MailboxRecord(b"user.u%d" % n, State.ACTIVE, "backend1", "default", b"secret\tlrs\t")
-                for n in range(2000)
-            ]
+            [MailboxRecord(b"user.u%d" % n, State.ACTIVE, "backend1", "default", b"secret\tlrs\t") for n in range(2000)]
         )
     return tmp_path / "state"
 
 
 def read_all(state: Path) -> str:
-    command = [sys.executable, "-c", READ_ALL, state]
+    command = [sys.executable, "-c", READ_ALL, str(state)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, (done.returncode, done.stderr)
     return done.stdout

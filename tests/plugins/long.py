@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.timeout(0))
         function = getattr(item, "function", None)
         if function is not None and hypothesis.is_hypothesis_test(function):
-            short = getattr(function, _SETTINGS, hypothesis.settings.default)
+            short: hypothesis.settings = getattr(function, _SETTINGS, hypothesis.settings())
             setattr(
                 function, _SETTINGS, hypothesis.settings(short, max_examples=short.max_examples * FACTOR, deadline=None)
             )

@@ -6,7 +6,7 @@ import base64
 import ipaddress
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,11 @@ from cyrusext.mupdate.session import without_folder
 from tests.harness.inprocess import InProcessMaster
 from tests.harness.mupdate import Mupdate, UpdateStream, literal
 from tests.harness.waiting import NeverHappened, wait_until
+
+
+def holds(name: bytes) -> Callable[[Container[bytes]], bool]:
+    return lambda mirror: name in mirror
+
 
 LOCATION = b"be1!default"
 ACL = b"alice\tlrs\t"
@@ -216,7 +221,7 @@ def test_a_subscriber_that_reads_nothing_gets_bye_and_slows_nobody(
         for name in names:
             client.send(b"F ACTIVATE " + b" ".join(map(literal, (name, LOCATION, big))) + b"\r\n")
             assert client.receive().verb == "OK"
-            healthy.wait_for(lambda mirror, name=name: name in mirror, "the push", timeout_s=5)
+            healthy.wait_for(holds(name), "the push", timeout_s=5)
             if len(master.feed) == 1:
                 break
         else:

@@ -82,7 +82,7 @@ def test_systemd_hears_ready_alive_and_stopping(tmp_path: Path, monkeypatch: pyt
         async def run() -> None:
             lifecycle = Lifecycle([])
             running = asyncio.create_task(lifecycle.run())
-            heard = []
+            heard: list[str] = []
             while heard.count("WATCHDOG=1") < 3:
                 heard.append(await asyncio.to_thread(lambda: listener.recv(100).decode()))
             lifecycle.request_stop("done")

@@ -268,7 +268,7 @@ with Store.open(place / "state", run_dir=place / "run") as store, Index(place / 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root")
 def test_full_disk_is_refused_and_recovers(tmp_path: Path) -> None:
     script = 'mount -t tmpfs -o size=1m tmpfs "$2" && exec "$0" -c "$1" "$2"'
-    command = ["unshare", "-m", "sh", "-c", script, sys.executable, FILL, tmp_path]
+    command = ["unshare", "-m", "sh", "-c", script, sys.executable, FILL, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     refused = "full True 1 be1 no space left for the store"
     assert done.stdout.splitlines() == [refused] * 3 + ["recovered ['user.keep', 'user.more'] 2"]
