@@ -18,7 +18,9 @@ from cyrusext.net.sasl import LoginPool, Logins
 from cyrusext.replica.feed import ChangeFeed
 
 CHUNK = 500
-"""Records read in one transaction."""
+"""Records read in one transaction, at most."""
+CHUNK_BYTES = 1 << 20
+"""ACLs of more bytes than this in one chunk make the next one smaller."""
 
 Order = Literal["cyrus", "strcmp"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -84,9 +86,11 @@ class Service:
             async for chunk in self._walk_strcmp(server):
                 yield chunk
             return
-        after = b""
-        while records := self.records.chunk(server=server, after=after, limit=CHUNK):
+        after, limit = b"", CHUNK // 8
+        while records := self.records.chunk(server=server, after=after, limit=limit):
             after = records[-1].name
+            heavy = sum([len(record.acl) for record in records]) > CHUNK_BYTES
+            limit = max(1, limit // 8) if heavy else min(CHUNK, limit * 2)
             yield records
             await asyncio.sleep(0)
 

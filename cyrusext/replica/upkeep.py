@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from cyrusext.errors import StoreError
 from cyrusext.replica.writer import GroupCommit
 from cyrusext.runtime import logging
 
@@ -55,7 +56,11 @@ class Upkeep:
 
     def beat(self, _changes: object = None) -> None:
         """Write the heartbeat now; listens to commits too, so that their sequence is in it."""
-        self._store.beat(fresh=self._is_fresh())
+        try:
+            self._store.beat(fresh=self._is_fresh())
+        except StoreError as error:
+            # Readers find the heartbeat too old and say "temporary"; commits and their answers go on.
+            log.error("store.no_heartbeat", error=error)
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(BEAT_S, self._tick)
