@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -131,7 +132,17 @@ def _progress(title: str, total: int) -> Iterator[Progress | None]:
     from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    # Drawn by ourselves, ten times a second at most: the thread that would draw it is not waited for by its library,
+    # and a thread that is still there when the interpreter ends can abort it.
+    with Bar(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
         task = bar.add_task(title, total=total or None)
-        advance: Callable[[int], None] = lambda done: bar.advance(task, done)  # noqa: E731
+        drawn = 0.0
+
+        def advance(done: int) -> None:
+            nonlocal drawn
+            bar.advance(task, done)
+            if time.monotonic() - drawn >= 0.1:
+                drawn = time.monotonic()
+                bar.refresh()
+
         yield advance
