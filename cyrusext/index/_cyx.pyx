@@ -139,7 +139,9 @@ cdef class Reader:
         memset(&chunk, 0, sizeof(chunk))
         wanted.prefix, wanted.prefix_len = PyBytes_AS_STRING(prefix), <size_t>PyBytes_GET_SIZE(prefix)
         wanted.after, wanted.after_len = PyBytes_AS_STRING(after), <size_t>PyBytes_GET_SIZE(after)
-        wanted.server = NULL if server is None else <const char *>PyBytes_AS_STRING(server)
+        wanted.server = NULL
+        if server is not None:
+            wanted.server = PyBytes_AS_STRING(server)
         wanted.limit, wanted.tombstones = limit, tombstones
         with nogil:
             code = cyx_reader_chunk(handle, &wanted, &chunk)
