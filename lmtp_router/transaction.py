@@ -163,7 +163,15 @@ class Transaction:
             self._assign(recipient, route)
 
     def recipient_settled(self, recipient: Recipient, final: Reply) -> None:
-        """The last word on an accepted recipient."""
+        """The last word on an accepted recipient.
+
+        One that its backend took at RCPT and no longer knows was moved or renamed meanwhile: this body can not follow
+        it any more, the sender's next attempt will.
+        """
+        if final.code == 550 and final.has_status(b"5.1.1"):
+            route = self._routing.route(recipient.rcpt)
+            if route is not UNKNOWN_USER:
+                final = route if isinstance(route, Reply) else MOVED
         recipient.final = final
         if self._decided:
             self._unsettled -= 1

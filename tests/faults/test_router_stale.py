@@ -79,3 +79,26 @@ def test_unknown_at_both_places_is_deferred() -> None:
             assert (await client.envelope(A))[0].startswith(b"451 4.4.3")
 
     play(test)
+
+
+@pytest.mark.parametrize(
+    ("now", "reply"),
+    [
+        ("a", b"451 4.4.3"),
+        ("b", b"451 4.4.3"),
+        (Answer(Verdict.ABSENT), b"550-its own words\r\n550 5.1.1 User unknown\r\n"),
+        (Answer(Verdict.TEMPORARY, unsettled=True), b"451 4.2.1"),
+    ],
+)
+def test_mailbox_that_leaves_between_rcpt_and_delivery_is_no_bounce(now: str | Answer, reply: bytes) -> None:
+    gone = Script(final={A: b"550-its own words\r\n550 5.1.1 User unknown\r\n"})
+
+    async def test() -> None:
+        async with RouterUnderTest(pair(gone)) as router:
+            router.lookup.next[A[1:-1]] = ["a", now]
+            client = await router.client()
+            replies = await client.message(BODY, A, B)
+            assert replies[0].startswith(reply)
+            assert replies[1].startswith(b"250")
+
+    play(test)
