@@ -38,7 +38,7 @@ Hello both of you.
 
 
 class Ended(Exception):
-    """Somebody asked us to end (SIGTERM); an interrupt from the terminal is a KeyboardInterrupt."""
+    """Somebody asked us to end, by Ctrl-C or SIGTERM."""
 
 
 def create_users(where: dict[str, CyrusBackend]) -> None:
@@ -144,13 +144,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def end(*_: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one must not break off the cleaning up
+            signal.signal(number, signal.SIG_IGN)
         raise Ended
 
-    signal.signal(signal.SIGTERM, end)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
     state = Path(tempfile.mkdtemp(prefix="cyx-demo-"))
     try:
         run(state, arguments.release, arguments.once)
-    except (KeyboardInterrupt, Ended):
+    except Ended:
         print("\nStopped.")
     except (roots.RootsError, AssertionError) as error:
         print(f"make demo: {error}", file=sys.stderr)
