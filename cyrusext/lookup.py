@@ -1,8 +1,8 @@
 """The one place where "where is it?" becomes an answer that a door may give (DESIGN rule 1).
 
 Rule: not knowing is not "no".  ABSENT is said only with proof of freshness; a missing, damaged or silent index, a
-record that is reserved, held or suspect, and (where a "no" bounces mail) a mailbox deleted less than a minute ago are
-TEMPORARY.  Nothing here raises for a bad index.
+record that is reserved, held or suspect, and (where a "no" bounces mail) an empty list and a mailbox deleted less than
+a minute ago are TEMPORARY.  Nothing here raises for a bad index.
 """
 
 from __future__ import annotations
@@ -106,6 +106,9 @@ class Lookup:
             return _judge(name, entry)
         if bounces and deleted_at is not None and time.time() - deleted_at / 1e6 < RECENTLY_DELETED_S:
             return Answer(Verdict.TEMPORARY, name, reason="mailbox was deleted a moment ago")
+        if bounces and index.is_empty:
+            # a new node that no backend has written to: every mailbox of the site would be bounced
+            return Answer(Verdict.TEMPORARY, name, reason="mailbox list is still empty")
         return Answer(Verdict.ABSENT, name, reason="no such mailbox")
 
     def _refreshed(self, index: Index) -> bool:

@@ -126,6 +126,11 @@ class Index:
             yield from records
             after = records[-1].name
 
+    @property
+    def is_empty(self) -> bool:
+        """There is no record yet, nor one that was deleted lately."""
+        return not read_chunk(self._reader, b"", "", b"", 1, tombstones=True)
+
     def deleted_at(self, name: bytes) -> int | None:
         """When the mailbox was deleted (Unix time in microseconds), while its tombstone is kept."""
         return self.probe(name)[1]

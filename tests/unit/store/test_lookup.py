@@ -43,9 +43,16 @@ def test_found(store: Store, lookup: Lookup) -> None:
 
 
 def test_absent_with_proof(store: Store, lookup: Lookup) -> None:
+    put(store, b"user.alice")
     answer = lookup.recipient(b"nobody@example.org")
     assert (answer.verdict, answer.mailbox) == (Verdict.ABSENT, b"user.nobody")
     assert lookup.mailbox(b"user.nobody").verdict is Verdict.ABSENT
+
+
+def test_empty_list_bounces_nobody(store: Store, lookup: Lookup) -> None:
+    answer = lookup.recipient(b"alice@example.org")
+    assert (answer.verdict, answer.reason) == (Verdict.TEMPORARY, "mailbox list is still empty")
+    assert lookup.mailbox(b"user.alice").verdict is Verdict.ABSENT
 
 
 def test_what_is_no_address_is_absent(store: Store, lookup: Lookup) -> None:
@@ -107,6 +114,7 @@ def test_damaged_record_is_temporary(store: Store, lookup: Lookup, tmp_path: Pat
 
 
 def test_replaced_store_is_found_again(store: Store, lookup: Lookup, tmp_path: Path) -> None:
+    put(store, b"user.bob")
     assert lookup.recipient(b"alice@example.org").verdict is Verdict.ABSENT
     store.close()
     for file in (tmp_path / "state" / "store").iterdir():
