@@ -61,6 +61,13 @@ def new_state(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     return lambda: tmp_path_factory.mktemp("s")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """A test that starts a server closes it, whatever happens to the test."""
+    yield
+    assert Server.live == [], "servers that no test closed"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Add the ends of the logs of all living servers to the report of a failed test."""

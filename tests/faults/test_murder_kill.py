@@ -97,6 +97,54 @@ def test_killed_in_the_middle_of_a_rename(murder: Murder) -> None:
     murder.frontend_sees(lambda names: {n for n in names if n in (old, new)} == local, "the same")
 
 
+MOVE_MOMENTS = {
+    "before the source gives it up": (b" DEACTIVATE ", TO_SERVER),
+    "after the source gave it up": (b"X0 OK", TO_CLIENT),
+    "before the target takes it": (b" ACTIVATE ", TO_SERVER),
+}
+
+
+@pytest.mark.parametrize("moment", MOVE_MOMENTS)
+def test_killed_in_the_middle_of_a_move(murder: Murder, moment: str) -> None:
+    """XFER says OK whatever its master did.  The mail is there, once, and the pushes make all agree where."""
+    user = murder.user()
+    names = {f"user.{user}", f"user.{user}.Sent"}
+    for backend in (murder.be1, murder.be2):
+        backend.expect(
+            r"Could not move mailbox: .*, MUPDATE DEACTIVATE failed", r"MUPDATE: can't activate mailbox entry"
+        )
+    with murder.be1.imap() as admin:
+        for name in sorted(names):
+            imap.create(admin, name)
+    with murder.be1.imap(user) as connection:
+        imap.ok(connection.append("INBOX", "", "", message("the only copy")))
+    pattern, direction = MOVE_MOMENTS[moment]
+    wire = wire_of(murder)
+    wire.on_match(pattern, murder.node.kill, direction, lose=True)
+    with murder.be1.imap() as admin:
+        imap.xfer(admin, f"user.{user}", "be2.lab")
+    wire.heal()
+    assert not murder.node.running, "the moment never came"
+    murder.node.start()
+    for backend in (murder.be1, murder.be2):
+        backend.tool("ctl_mboxlist", "-m")
+    owners = []
+    for backend in (murder.be1, murder.be2):
+        with backend.imap() as admin:
+            if imap.listed(admin, f"user.{user}*") == names:
+                owners.append(backend)
+    assert len(owners) == 1
+    with owners[0].imap(user) as connection:
+        assert [b"the only copy" in text for text in imap.messages(connection)] == [True]
+    with murder.mupdate() as client:
+        entries = [client.find(name.encode()) for name in names]
+    assert all(entry is not None and entry.acl is not None and entry.server == owners[0].name for entry in entries)
+    murder.frontend_sees(
+        lambda known: all(n in known and known[n].acl and known[n].location.startswith(owners[0].name) for n in names),
+        "the owner",
+    )
+
+
 def test_every_acknowledged_change_survives_a_kill_in_a_flood(murder: Murder) -> None:
     """Several writers, no pause; the node is killed while they write.  What got its OK is there afterwards."""
     user = murder.user()

@@ -51,7 +51,7 @@ LOSES_MASTER = (
     r"mupdate_scarf: ",
     r"mupdate BYE response: ",
     r"mupdate[-_]connect failed: ",
-    r"connect\(.*\) failed: Connection refused",
+    r"connect\(.*\) failed: Connection (refused|reset by peer)",
     r"couldn't connect to mupdate server",
     r"couldn't authenticate to backend server",
     r"retrying connection to mupdate server",
