@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import imaplib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,11 @@ MOVE_MOMENTS = {
 
 @pytest.mark.parametrize("moment", MOVE_MOMENTS)
 def test_killed_in_the_middle_of_a_move(murder: Murder, moment: str) -> None:
-    """XFER says OK whatever its master did.  The mail is there, once, and the pushes make all agree where."""
+    """XFER says OK whatever its master did.  The mail is there, once, and the pushes make all agree where.
+
+    The source pushes first and so withdraws its reservation.  A target that pushes while the reservation names the
+    source removes its copy: Cyrus takes a reservation for an owner.
+    """
     user = murder.user()
     names = {f"user.{user}", f"user.{user}.Sent"}
     for backend in (murder.be1, murder.be2):
@@ -176,6 +181,37 @@ def test_every_acknowledged_change_survives_a_kill_in_a_flood(murder: Murder) ->
         assert set(acknowledged) <= present
         for name in present:
             client.ok(b"DELETE", name)
+
+
+def test_a_slow_wire_makes_a_create_slow_and_nothing_else(murder: Murder) -> None:
+    user = murder.user()
+    wire = wire_of(murder)
+    wire.delay(0.3)
+    try:
+        assert murder.be1.try_create(f"user.{user}")
+    finally:
+        wire.heal()
+    with murder.mupdate() as client:
+        entry = client.find(f"user.{user}".encode())
+    assert entry is not None and entry.acl is not None
+
+
+def test_a_held_wire_holds_up_nobody_else(murder: Murder) -> None:
+    """be1's create waits in the network; a writer on another path is served meanwhile."""
+    user, other = murder.user(), murder.user()
+    wire = wire_of(murder)
+    with ThreadPoolExecutor(1) as pool:
+        wire.hold()
+        try:
+            waiting = pool.submit(murder.be1.try_create, f"user.{user}")
+            with murder.mupdate() as client:
+                client.ok(b"ACTIVATE", f"user.{other}".encode(), b"be2.lab!default", b"")
+                client.ok(b"DELETE", f"user.{other}".encode())
+                assert client.find(f"user.{user}".encode()) is None
+            assert not waiting.done()
+        finally:
+            wire.heal()
+        assert waiting.result(20)
 
 
 def test_a_cut_wire_in_the_middle_of_a_create(murder: Murder) -> None:
