@@ -67,7 +67,8 @@ def run(config: Config) -> int:
         metrics_sockets: list[socket.socket] = []
         if config.metrics.listen:
             metrics_sockets = _owned(stack, address.bind(address.parse(config.metrics.listen), listen=False))
-        privileges.drop(config.node.user, config.node.group)
+        # Only a member of reader_group may give the store to it.
+        privileges.drop(config.node.user, config.node.group, keep_group=config.node.reader_group)
         stack.enter_context(state_lock(config.node.state_dir))
         logins = open_logins(config)
         store = stack.enter_context(

@@ -32,9 +32,10 @@ def resolve(user: str, group: str) -> tuple[int, int]:
     return uid, gid
 
 
-def drop(user: str, group: str = "") -> None:
+def drop(user: str, group: str = "", *, keep_group: str = "") -> None:
     """Become `user` (and `group`, else the user's own group) with the user's supplementary groups; empty = stay.
 
+    `keep_group` is one more group to be in, so that files can be given to it; it is not added to what we are already.
     Raises ConfigError for unknown names, and when we are neither root nor already that user.
     """
     if not user and not group:
@@ -44,10 +45,9 @@ def drop(user: str, group: str = "") -> None:
         if (os.geteuid(), os.getegid()) != (uid, gid):
             raise ConfigError(f"can not become user {user!r}, group {group!r}: not started as root")
         return
-    if user:
-        os.initgroups(user, gid)
-    else:
-        os.setgroups([gid])
+    kept = [resolve("", keep_group)[1]] if keep_group else []
+    groups = os.getgrouplist(user, gid) if user else [gid]
+    os.setgroups([*groups, *(extra for extra in kept if extra not in groups)])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     if uid != 0:

@@ -40,3 +40,14 @@ def test_after_the_drop_there_is_no_way_back() -> None:
         uid = pwd.getpwnam("nobody").pw_uid
         assert out.startswith(f"({uid}, {uid}, {uid}) ")
         assert " [0" not in out
+
+
+def test_a_group_that_gets_files_is_kept_though_the_user_is_no_member() -> None:
+    script = (
+        "import os, grp\nfrom cyrusext.runtime import privileges\n"
+        "if os.geteuid() == 0:\n"
+        "    privileges.drop('nobody', keep_group='games')\n"
+        "    print(os.geteuid() != 0 and grp.getgrnam('games').gr_gid in os.getgroups())\n"
+        "else:\n    print(True)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "True\n"
