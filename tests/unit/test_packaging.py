@@ -28,7 +28,9 @@ BINARY = frozenset({".png", ".gz", ".bin"})
 def tracked() -> list[Path]:
     """The files of the project: what git tracks, or in an unpacked source distribution everything."""
     if (ROOT / ".git").exists():
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(
+            ["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
         names = [name for name in listed.split("\0") if name]
     else:
         names = (ROOT / "cyrusext.egg-info" / "SOURCES.txt").read_text().splitlines()
