@@ -192,6 +192,22 @@ static int make_directory(const char *state_dir, const paths *p)
     return CYX_OK;
 }
 
+/* Give the lock file its blocks before LMDB maps it: LMDB leaves a hole, and storing to one on a full disk ends the
+   process, the node's at its start or a reader's when it takes a slot that nobody had before.  Only while this process
+   does not have the file open: closing it drops the locks.  A file that is there keeps its size, for others map it so. */
+static int reserve_lock(const paths *p)
+{
+    struct stat st;
+    int fd = open(p->lock, O_RDWR | O_CREAT | O_CLOEXEC, CYX_LOCK_MODE);
+    if (fd < 0)
+        return cyx_fail_mdb(errno, p->lock);
+    int rc = fstat(fd, &st) < 0 ? errno : 0;
+    if (!rc && (rc = posix_fallocate(fd, 0, st.st_size ? st.st_size : CYX_LOCK_SIZE)) != 0)
+        (void)!ftruncate(fd, st.st_size);
+    (void)close(fd);
+    return rc ? cyx_fail_mdb(rc, p->lock) : CYX_OK;
+}
+
 static int open_new(const paths *p, const cyx_env_create *create, cyx_env *env)
 {
     struct stat st;
@@ -206,6 +222,8 @@ static int open_new(const paths *p, const cyx_env_create *create, cyx_env *env)
         return code;
     env->writable = create || faccessat(AT_FDCWD, p->data, W_OK, AT_EACCESS) == 0;
     bool lock_missing = access(p->lock, F_OK) < 0;
+    if (create && (code = reserve_lock(p)) != CYX_OK)
+        return code;
     unsigned flags = MDB_NOTLS | (env->writable ? 0u : MDB_RDONLY);
     int rc;
     if ((rc = mdb_env_create(&env->mdb)) || (rc = mdb_env_set_maxdbs(env->mdb, 16)) ||

@@ -30,6 +30,8 @@
 #define CYX_STORE_MODE 02750
 #define CYX_DATA_MODE 0640
 #define CYX_LOCK_MODE 0660
+/* What LMDB makes of so many readers: a slot of 64 bytes each, and its header. */
+#define CYX_LOCK_SIZE 262144
 
 static inline uint16_t cyx_get16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
 static inline uint32_t cyx_get32(const uint8_t *p) { return (uint32_t)cyx_get16(p) | (uint32_t)cyx_get16(p + 2) << 16; }

@@ -304,3 +304,15 @@ def test_closed_store_says_so(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(ValueError, match="closed"):
         store.get(b"user.a")
+
+
+def test_the_lock_file_has_no_hole_that_a_full_disk_could_not_fill(tmp_path: Path) -> None:
+    lock = tmp_path / "state/store/lock.mdb"
+    with Store.open(tmp_path / "state", run_dir=tmp_path / "run"):
+        size = lock.stat().st_size
+        assert lock.stat().st_blocks * 512 >= size
+    lock.unlink()
+    lock.touch()
+    os.truncate(lock, size)  # as LMDB itself leaves it
+    with Store.open(tmp_path / "state", run_dir=tmp_path / "run"):
+        assert (lock.stat().st_size, lock.stat().st_blocks * 512 >= size) == (size, True)
