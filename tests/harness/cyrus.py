@@ -79,7 +79,7 @@ class CyrusServer(Server):
         r"no user deny|DIGEST-MD5 common mech free": "said at every end of a session",
         r"signaled to death by signal 15 ": "cyrmaster passes its own SIGTERM on",
         r"Could not delete local mailbox during move of": "said at every successful XFER: there was nothing to delete",
-        r"unable to tell master \d+: Broken pipe": "said by a child that outlives cyrmaster by a moment, when both are killed",
+        r"unable to tell master \d+: Broken pipe": "said by a child that is killed after cyrmaster",
         r"successful mupdate connection": "logged as an error by Cyrus",
         r"unable to open Berkeley db .*sasldb2: No such file": "asked before the file is there",
     }
