@@ -8,27 +8,39 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from cyrusext.errors import IndexCorrupt, IndexUnavailable, IndexVersion
 from cyrusext.model import Flag, MailboxRecord, State
 
 if TYPE_CHECKING:
     from cyrusext.index import Index, Location
 
-__all__ = ["Flag", "Location", "MailboxRecord", "State", "open"]
+__all__ = [
+    "Flag",
+    "Index",
+    "IndexCorrupt",
+    "IndexUnavailable",
+    "IndexVersion",
+    "Location",
+    "MailboxRecord",
+    "State",
+    "open",
+]
 
 
 def __getattr__(name: str) -> object:
     # the extension module is loaded when first needed: the pure parts work where it is not built yet (setup, docs)
-    if name == "Location":
-        from cyrusext.index import Location
+    if name in ("Index", "Location"):
+        from cyrusext import index
 
-        return Location
+        found: object = getattr(index, name)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def open(state_dir: str | os.PathLike[str]) -> Index:  # noqa: A001 - the name the library is known by
     """Open the index that the node on this machine keeps below `state_dir`.
 
-    Raises IndexUnavailable, IndexCorrupt, IndexVersion (cyrusext.errors).
+    Raises IndexUnavailable, IndexCorrupt, IndexVersion.
     """
     from cyrusext.index import Index
 

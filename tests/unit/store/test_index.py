@@ -296,3 +296,10 @@ def test_reader_follows_a_larger_map(tmp_path: Path) -> None:
             assert ask("user.nobody") == "None"
         reader.stdin.close()
         assert reader.wait(10) == 0
+
+
+def test_the_library_shows_all_that_a_caller_needs_to_name() -> None:
+    for name in cyrusext.__all__:
+        assert getattr(cyrusext, name).__name__ == name
+    with pytest.raises(cyrusext.IndexUnavailable):
+        cyrusext.open("/nonexistent")
