@@ -61,7 +61,7 @@ def import_command(
         try:
             totals = apply_all(node, changes, force=force, dry_run=dry_run, undo=undo, progress=applying)
         finally:
-            # Told also when the import broke off: what was answered until then is changed.
+            # Told also when the import broke off: something may be changed.
             if undo is not None and undo.written:
                 complain(f"undo file: {undo.path}")
     print_rows(("what", "mailboxes"), _summary(source, totals), form)

@@ -1,8 +1,8 @@
 """Imports: a whole file is read and checked first, and only then is anything changed.
 
 Rule: memory stays bounded whatever the file's size (a file is read twice instead of kept); changes go to the node in
-batches, the next one under way while the answer to the last one is worked on; what was there before goes to the undo
-file with each answer.
+batches, the next one under way while the answer to the last one is worked on; what is there before goes to the undo
+file first, by a dry run of each batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, NamedTuple, Protocol, Self
 
 import msgspec
 
@@ -24,11 +24,10 @@ from cyrusext.manage.control import (
     MAX_BATCH_BYTES,
     Applied,
     Change,
-    ControlClient,
     Refusal,
 )
 from cyrusext.manage.dump import DumpFormat, detect, parser
-from cyrusext.manage.undo import UndoWriter, is_undo, lines_backwards, parse_undo_line
+from cyrusext.manage.undo import UndoWriter, is_undo, lines_backwards, parse_undo_line, undo_changes
 from cyrusext.model import State
 from cyrusext.names import NameRules
 
@@ -36,6 +35,8 @@ MAX_LINE = 4 << 20
 """Longest line of an import file in bytes: an ACL of the greatest length, escaped."""
 SHOWN_FAULTS = 20
 """How many unreadable lines and refused changes are told one by one."""
+AHEAD = 2
+"""Batches on their way to the node at a time, besides the one whose answer is awaited."""
 _STEP = 1000
 """Lines between two reports of progress."""
 
@@ -94,6 +95,8 @@ class ImportFile:
         self.servers: Counter[str] = Counter()
         self.mailboxes = 0
         self.skipped = 0
+        # The last line of an undo file is cut off where its import was killed: what it tells was not changed any more.
+        self._torn = False
         try:
             self._file = _seekable(path)
         except OSError as error:
@@ -121,14 +124,15 @@ class ImportFile:
 
     def changes(self) -> Iterator[Change]:
         """Yield the changes that the file asks for, in the order in which they have to be made."""
-        parse = self._parse
         if self.form is None:
             lines = lines_backwards(self._file)
-        else:
-            self._file.seek(0)
-            lines = iter(self._file)
-        for line in lines:
-            change = parse(line)
+            if self._torn:
+                next(lines)
+            yield from undo_changes(lines)
+            return
+        self._file.seek(0)
+        for line in self._file:
+            change = self._parse(line)
             if change is not None:
                 yield change
 
@@ -143,6 +147,9 @@ class ImportFile:
             try:
                 if len(line) == MAX_LINE:
                     raise InvalidName(f"line is longer than {MAX_LINE} bytes")
+                if self.is_undo and not line.endswith(b"\n"):
+                    self._torn = True
+                    break
                 change = parse(line)
             except InvalidName as error:
                 if len(faults) < SHOWN_FAULTS:
@@ -178,8 +185,16 @@ def keep_known(changes: Iterable[Change], find: Callable[[bytes], Present | None
         yield change
 
 
+class Applier(Protocol):
+    """What an import needs of the node (ControlClient)."""
+
+    def submit(self, changes: list[Change], *, force: bool, dry_run: bool) -> None: ...
+
+    def collect(self) -> Applied: ...
+
+
 def apply_all(
-    client: ControlClient,
+    client: Applier,
     changes: Iterable[Change],
     *,
     force: bool = False,
@@ -189,29 +204,45 @@ def apply_all(
 ) -> Totals:
     """Send `changes` to the node in batches, one ahead; return what came of them all.
 
-    Raises NodeUnavailable, as ControlClient does, when the node goes away: what was answered until then is done and is
-    in `undo`.
+    With `undo`, each batch is asked for as a dry run first, and what it will change is in the undo file before it is
+    asked for in earnest.  Raises NodeUnavailable, as ControlClient does, when the node goes away: what was answered
+    until then is done; whatever was done is in `undo`.
     """
     totals = Totals()
-    sizes: deque[int] = deque()
+    asked: deque[_Asked] = deque()
+
+    def ask(batch: list[Change], planned: list[Change] | None, *, plan: bool) -> None:
+        client.submit(batch, force=force, dry_run=dry_run or plan)
+        asked.append(_Asked(batch, planned, plan))
 
     def settle() -> None:
+        batch, planned, plan = asked.popleft()
         applied = client.collect()
-        if undo is not None:
+        if plan and undo is not None:
             undo.write(applied.before)
+            ask(batch, applied.before, plan=False)
+            return
+        if planned is not None and undo is not None:
+            undo.correct(planned, applied.before)
         totals.add(applied)
-        done = sizes.popleft()
         if progress is not None:
-            progress(done)
+            progress(len(batch))
 
     for batch in batches(changes):
-        client.submit(batch, force=force, dry_run=dry_run)
-        sizes.append(len(batch))
-        if len(sizes) > 1:
+        ask(batch, None, plan=undo is not None)
+        while len(asked) > AHEAD:
             settle()
-    while sizes:
+    while asked:
         settle()
     return totals
+
+
+class _Asked(NamedTuple):
+    """A batch on its way, in a dry run (`plan`) or, with what that told, in earnest."""
+
+    batch: list[Change]
+    planned: list[Change] | None
+    plan: bool
 
 
 def batches(changes: Iterable[Change]) -> Iterator[list[Change]]:

@@ -1,15 +1,17 @@
 """Undo files: what was there before an import, so that importing the file brings it back.
 
-Rule: a file holds each batch as it was answered; it is read backwards, batch by batch and line by line, so that a
-mailbox that an import touched twice ends as it was before the first time.  A line is a JSON object; state "absent" is
-a record that has to be removed.  Lines are on disk before the next batch is asked for its result.
+Rule: what a batch will change is on disk before the node is asked to change it, so that an import can be undone however
+it ended; where others wrote in between, a line with "instead" follows.  The file is read backwards, batch by batch and
+line by line, so that a mailbox that an import touched twice ends as it was before the first time.  A line is a JSON
+object; state "absent" is a record that has to be removed, "untouched" one that was not changed after all.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -22,6 +24,7 @@ from cyrusext.model import State, check_acl, check_name, parse_location
 _MARK = b'{"cyrusext-undo": 1'
 _STATES = {ABSENT: "absent", State.RESERVED: "reserved", State.ACTIVE: "active"}
 _CHANGES = {"absent": DELETE, "reserved": int(State.RESERVED), "active": int(State.ACTIVE)}
+_UNTOUCHED = "untouched"
 _BLOCK = 1 << 20
 
 
@@ -51,16 +54,41 @@ class UndoWriter:
             self.path.unlink(missing_ok=True)
 
     def write(self, before: Sequence[Change]) -> None:
-        """Append what was there before one batch, and see it to the disk."""
+        """Append what one batch will change, as it is now, and see it to the disk."""
+        self._write([_line(change) for change in before])
+
+    def correct(self, planned: Sequence[Change], before: Sequence[Change]) -> None:
+        """Append what holds where `before`, what the batch did change, is not what was `planned` and written."""
+        if before == planned:
+            return
+        expected: defaultdict[bytes, deque[Change]] = defaultdict(deque)
+        for change in planned:
+            expected[change.name].append(change)
+        lines = []
         for change in before:
-            record: dict[str, str] = {"name": to_text(change.name), "state": _STATES[change.state]}
-            if change.state != ABSENT:
-                record |= {"location": f"{change.server}!{change.partition}", "acl": to_text(change.acl)}
-            self._file.write(to_json(record) + b"\n")
-        if before:
-            self.written += len(before)
+            written = expected[change.name].popleft() if expected[change.name] else None
+            if written != change:
+                lines.append(_line(change, instead=written is not None))
+        for name, left in expected.items():
+            untouched = to_json({"name": to_text(name), "state": _UNTOUCHED, "instead": True}) + b"\n"
+            lines += [untouched] * len(left)
+        self._write(lines)
+
+    def _write(self, lines: Sequence[bytes]) -> None:
+        if lines:
+            self._file.write(b"".join(lines))
+            self.written += len(lines)
             self._file.flush()
             os.fdatasync(self._file.fileno())
+
+
+def _line(change: Change, *, instead: bool = False) -> bytes:
+    record: dict[str, str | bool] = {"name": to_text(change.name), "state": _STATES[change.state]}
+    if change.state != ABSENT:
+        record |= {"location": f"{change.server}!{change.partition}", "acl": to_text(change.acl)}
+    if instead:
+        record["instead"] = True
+    return to_json(record) + b"\n"
 
 
 def is_undo(head: bytes) -> bool:
@@ -69,19 +97,40 @@ def is_undo(head: bytes) -> bool:
 
 
 def parse_undo_line(line: bytes) -> Change | None:
-    """Return the change that a line of an undo file asks for, None for its first line.
+    """Return the change that a line of an undo file asks for, None for one that asks for nothing (the first).
 
     Raises InvalidName with the reason for a line that no undo file has.
     """
+    return _parse(line)[1]
+
+
+def undo_changes(lines: Iterable[bytes]) -> Iterator[Change]:
+    """Yield what the lines of an undo file ask for; `lines` come from the last to the first."""
+    replaced: Counter[bytes] = Counter()
+    for line in lines:
+        name, change, instead = _parse(line)
+        if instead:
+            replaced[name] += 1
+        elif change is not None and replaced[name]:
+            replaced[name] -= 1
+            continue
+        if change is not None:
+            yield change
+
+
+def _parse(line: bytes) -> tuple[bytes, Change | None, bool]:
     if line.startswith(_MARK) or not line.strip():
-        return None
+        return b"", None, False
     try:
         record = json.loads(line.decode("utf-8"))
-        name, state = check_name(to_bytes(record["name"])), _CHANGES[record["state"]]
+        name, instead = check_name(to_bytes(record["name"])), record.get("instead") is True
+        if record["state"] == _UNTOUCHED and instead:
+            return name, None, True
+        state = _CHANGES[record["state"]]
         if state == DELETE:
-            return Change(name, state)
+            return name, Change(name, state), instead
         server, partition = parse_location(to_bytes(record["location"]))
-        return Change(name, state, server, partition, check_acl(to_bytes(record["acl"])))
+        return name, Change(name, state, server, partition, check_acl(to_bytes(record["acl"]))), instead
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InvalidName("not a line of an undo file") from None
 

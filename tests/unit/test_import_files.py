@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cyrusext.errors import InputError, InvalidName
-from cyrusext.manage.control import ABSENT, DELETE, MAX_BATCH, MAX_BATCH_BYTES, Change
-from cyrusext.manage.transfer import MAX_LINE, ImportFile, batches, keep_known
+from cyrusext.errors import InputError, InvalidName, NodeUnavailable
+from cyrusext.manage.control import ABSENT, DELETE, MAX_BATCH, MAX_BATCH_BYTES, Applied, Change
+from cyrusext.manage.transfer import MAX_LINE, ImportFile, apply_all, batches, keep_known
 from cyrusext.manage.undo import UndoWriter, lines_backwards, parse_undo_line
 from cyrusext.model import MailboxRecord, State
 from cyrusext.names import NameRules
@@ -118,6 +118,63 @@ def test_undo_goes_backwards_over_all_batches(tmp_path: Path) -> None:
             Change(b"user.new", DELETE),
             Change(b"user.\xff", 2, "be1", "default", b"a\xfe\tlrs\t"),
         ]
+
+
+def test_undo_holds_what_was_changed_where_others_wrote_in_between(tmp_path: Path) -> None:
+    file = tmp_path / "undo"
+    planned = [
+        Change(b"user.a", 2, "be1"),
+        Change(b"user.a", 2, "be1"),
+        Change(b"user.b", 2, "be1"),
+        Change(b"user.c", ABSENT),
+    ]
+    with UndoWriter(file, "list") as undo:
+        undo.write(planned)
+        undo.correct(planned, [planned[0], Change(b"user.a", 2, "be7"), planned[3], Change(b"user.d", 2, "be8")])
+        undo.write([Change(b"user.b", 2, "be9")])
+    with ImportFile(file, RULES) as source:
+        assert list(source.changes()) == [
+            Change(b"user.b", 2, "be9"),
+            Change(b"user.d", 2, "be8"),
+            Change(b"user.a", 2, "be7"),
+            Change(b"user.c", DELETE),
+            Change(b"user.a", 2, "be1"),
+        ]
+
+
+def test_an_undo_line_cut_off_by_a_kill_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "undo"
+    with UndoWriter(file, "list") as undo:
+        undo.write([Change(b"user.a", 2, "be1"), Change(b"user.b", 2, "be1")])
+    file.write_bytes(file.read_bytes()[:-9])
+    with ImportFile(file, RULES) as source:
+        assert list(source.changes()) == [Change(b"user.a", 2, "be1")]
+
+
+class DeadNode:
+    """Answers dry runs, and breaks when a batch is asked for in earnest: after it did what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[Change], bool]] = []
+
+    def submit(self, changes: list[Change], *, force: bool, dry_run: bool) -> None:
+        self.asked.append((changes, dry_run))
+
+    def collect(self) -> Applied:
+        changes, dry_run = self.asked.pop(0)
+        if not dry_run:
+            raise NodeUnavailable("gone")
+        return Applied(created=len(changes), before=[Change(change.name, ABSENT) for change in changes])
+
+
+def test_what_was_changed_without_an_answer_can_be_undone(tmp_path: Path) -> None:
+    file = tmp_path / "undo"
+    wanted = [Change(b"user.u%d" % number, 2, "be1") for number in range(3 * MAX_BATCH)]
+    with UndoWriter(file, "list") as undo, pytest.raises(NodeUnavailable):
+        apply_all(DeadNode(), wanted, undo=undo)
+    with ImportFile(file, RULES) as source:
+        undone = {change.name for change in source.changes()}
+    assert undone >= {change.name for change in wanted[:MAX_BATCH]}
 
 
 def test_an_undo_file_is_never_overwritten_nor_left_empty(tmp_path: Path) -> None:
