@@ -1,14 +1,17 @@
 """One line per event on one stream: ``ts=… level=info event=node.ready node=node1 …`` (logfmt).
 
-Rule: an event has a stable name and its facts are fields; a line is always one line, whatever bytes a peer sent; and a
-field whose name says that it is a secret is never written.  The stream and the level belong to the process (`setup`);
-loggers may be made before it, at import.
+Rule: an event has a stable name and its facts are fields; a line is always one line, whatever bytes a peer sent; a
+field whose name says that it is a secret is never written; and nobody waits for a reader of the log that hangs.  The
+stream and the level belong to the process (`setup`); loggers may be made before it, at import.
 """
 
 from __future__ import annotations
 
 import datetime
 import enum
+import os
+import select
+import stat
 import sys
 import traceback
 from collections.abc import MutableMapping
@@ -21,26 +24,66 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _SECRET = frozenset({"password", "passwd", "secret", "credentials", "initial_response", "token"})
 
 
+STALL_MS = 100
+"""How long a reader of the log that takes nothing is waited for, once; then lines are dropped until it reads again."""
+_PIECE = 4096
+"""What a pipe takes without waiting when it is writable (PIPE_BUF)."""
+
+
 class _Sink:
     """Where all loggers of the process write, and from which level on."""
 
     def __init__(self) -> None:
         self.stream: TextIO | None = None
         self.threshold = LEVELS["info"]
+        self._known: TextIO | None = None
+        self._poll: select.poll | None = None
+        self._dropped = 0
 
     def msg(self, line: str) -> None:
         stream = self.stream or sys.stderr
         try:
-            stream.write(line)
-            stream.flush()
+            if stream is not self._known:
+                self._known, self._poll = stream, _poll_of(stream)
+            if self._poll is None:
+                stream.write(line)
+                stream.flush()
+            else:
+                self._write_waiting(self._poll, stream.fileno(), line)
         except (OSError, ValueError):
             # Nobody reads our log any more (closed pipe, full disk): the mail goes on without it.
             return
+
+    def _write_waiting(self, poll: select.poll, fd: int, line: str) -> None:
+        """Write to what can keep a writer waiting: a pager, a stopped terminal, a journal that hangs."""
+        if self._dropped:
+            line = _render(None, "", _stamp(None, "warning", {"event": "log.dropped", "lines": self._dropped})) + line
+        data = line.encode("utf-8", "backslashreplace")
+        for start in range(0, len(data), _PIECE):
+            if not poll.poll(0 if self._dropped else STALL_MS):
+                self._dropped += 1
+                return
+            os.write(fd, data[start : start + _PIECE])
+        self._dropped = 0
 
     debug = info = warning = error = critical = msg
 
 
 _sink = _Sink()
+
+
+def _poll_of(stream: TextIO) -> select.poll | None:
+    """Return what tells whether `stream` takes more; None where writing does not wait (a file) or there is no fd."""
+    try:
+        fd = stream.fileno()
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+    except (OSError, ValueError):
+        return None
+    stream.flush()
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return poll
 
 
 def format_value(value: object) -> str:

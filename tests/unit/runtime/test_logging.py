@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 
@@ -93,3 +94,21 @@ def test_a_field_never_hides_what_a_line_begins_with(stream: io.StringIO) -> Non
     logging.get().info("e", level="debug", ts="never")
     assert " level=info event=e\n" in stream.getvalue()
     assert "never" not in stream.getvalue()
+
+
+def test_a_reader_that_hangs_costs_lines_and_no_time() -> None:
+    readable, writable = os.pipe()
+    with os.fdopen(readable, "rb", buffering=0) as reader, os.fdopen(writable, "w") as out:
+        logging.setup("info", out)
+        try:
+            for number in range(5000):  # several times what the pipe holds: it would never return
+                logging.get().info("e", number=number, filler="x" * 100)
+            held = reader.read(1 << 20)
+            logging.get().info("again")
+            after = reader.read(1 << 20).decode().splitlines()
+        finally:
+            logging.setup()
+    kept = held.decode().splitlines()
+    assert all(" event=e number=" in line for line in kept)
+    assert f" event=log.dropped lines={5000 - len(kept)}" in after[0]
+    assert after[1].endswith(" event=again")
