@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from cyrusext.directory.base import Directory
 from cyrusext.model import MailboxRecord, State
 from cyrusext.mupdate.connection import ServerConnection
+from cyrusext.mupdate.leftover import Leftovers
 from cyrusext.net.sasl import LoginPool, Logins
 from cyrusext.replica.feed import ChangeFeed
 
@@ -67,6 +68,8 @@ class Service:
     resend_after_s: float = 0.5
     orders: Sequence[tuple[Network, Order]] = ()
     bounds: Bounds = field(default_factory=Bounds)
+    leftovers: Leftovers | None = None
+    """Reservations that are not told to everybody; None: all are told."""
 
     def new_connection(self) -> ServerConnection:
         return ServerConnection(hostname=self.hostname, version=self.version, mechanisms=self.mechanisms)

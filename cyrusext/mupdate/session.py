@@ -107,6 +107,8 @@ class Session(asyncio.Protocol):
         """The client's address; empty on a UNIX socket."""
         self.peer = "unix"
         self.user = ""
+        self._asking = ""
+        """The server whose list this client has asked for: ``ctl_mboxlist -m`` asks for its own."""
 
     # The transport's side.
 
@@ -240,8 +242,7 @@ class Session(asyncio.Protocol):
             event = self._connection.next_event()
             if event is NEED_DATA or event is PAUSED:
                 break
-            if type(event) is Find and not self._unanswered:
-                self._find(event)
+            if type(event) is Find and not self._unanswered and self._find(event):
                 if not self._writable.is_set():
                     await self.drain()
             elif not await self._handle(event):
@@ -296,7 +297,7 @@ class Session(asyncio.Protocol):
         await self._settled()
         match event:
             case Find():
-                self._find(event)
+                return self._find(event) or await self._find_later(event)
             case Noop() | Logout():
                 if self._stream is not None:
                     await self._stream.drained()  # all that was granted before is on its way before the OK
@@ -380,15 +381,38 @@ class Session(asyncio.Protocol):
 
     # Reading.
 
-    def _find(self, command: Find) -> None:
+    def _find(self, command: Find) -> bool:
+        """Answer FIND; False where this client may not hear the answer yet."""
         record = self._service.records.get(command.name) if command.name else None
         if record is not None and record.state is not State.DELETED:
+            leftovers = self._service.leftovers
+            if leftovers is not None and leftovers.keep_from(record, self._asking):
+                return False
             self._write(self._connection.send_records(command.tag, (record,)))
         self.send(Ok(command.tag, "Search completed"))
+        return True
+
+    async def _find_later(self, command: Find) -> bool:
+        leftovers = self._service.leftovers
+        assert leftovers is not None
+        log.warning("mupdate.find_waits", peer=self.peer, name=command.name, asking=self._asking)
+        if await leftovers.settled(command.name, self._asking):
+            return self._find(command)
+        log.error(
+            "mupdate.find_unanswered",
+            peer=self.peer,
+            name=command.name,
+            asking=self._asking,
+            reason="reserved by another server, which has not pushed its list since; let it run ctl_mboxlist -m, "
+            "or decide with: cyrusext mailbox set --force or cyrusext mailbox delete",
+        )
+        self._transport.abort()
+        return False
 
     async def _list(self, command: List) -> None:
         server, mark, _ = command.prefix.partition(b"!")
         only = server.decode("ascii", "replace") if mark else ""
+        self._asking = only
         async for records in self._service.walk(self._service.order_for(self.host), only):
             if command.prefix:
                 records = [record for record in records if record.location.to_wire().startswith(command.prefix)]

@@ -20,6 +20,7 @@ import uvloop
 
 from cyrusext.directory.embedded import EmbeddedDirectory
 from cyrusext.errors import ConfigError, CyrusExtError, StoreError
+from cyrusext.mupdate.leftover import Leftovers
 from cyrusext.mupdate.server import MupdateServer
 from cyrusext.mupdate.service import Bounds, Network, Order, Service
 from cyrusext.net import address
@@ -111,6 +112,7 @@ async def _serve(
         resend_after_s=config.mupdate.resend_after_s,
         orders=orders(config.mupdate),
         bounds=Bounds(connections=config.mupdate.max_connections),
+        leftovers=Leftovers(store.get, store.seq),
     )
     server = MupdateServer(service, sockets)
     control = NodeControl(config.node.name, version(), store, writer, directory, feed, server)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import imaplib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -105,12 +106,13 @@ MOVE_MOMENTS = {
 }
 
 
+@pytest.mark.parametrize("first", ["source", "target"])
 @pytest.mark.parametrize("moment", MOVE_MOMENTS)
-def test_killed_in_the_middle_of_a_move(murder: Murder, moment: str) -> None:
+def test_killed_in_the_middle_of_a_move(murder: Murder, moment: str, first: str) -> None:
     """XFER says OK whatever its master did.  The mail is there, once, and the pushes make all agree where.
 
-    The source pushes first and so withdraws its reservation.  A target that pushes while the reservation names the
-    source removes its copy: Cyrus takes a reservation for an owner.
+    A source that pushes withdraws its reservations.  Cyrus takes a reservation for an owner, so a target that is told
+    of one removes what may be the only copy: it has to wait for the source.
     """
     user = murder.user()
     names = {f"user.{user}", f"user.{user}.Sent"}
@@ -130,9 +132,18 @@ def test_killed_in_the_middle_of_a_move(murder: Murder, moment: str) -> None:
         imap.xfer(admin, f"user.{user}", "be2.lab")
     wire.heal()
     assert not murder.node.running, "the moment never came"
+    mark = murder.node.mark()
     murder.node.start()
-    for backend in (murder.be1, murder.be2):
-        backend.tool("ctl_mboxlist", "-m")
+    with ThreadPoolExecutor(2) as both:
+        pushes = [both.submit(murder.be2.tool, "ctl_mboxlist", "-m")] if first == "target" else []
+        if pushes:
+            waits = partial(murder.node.log_contains, "mupdate.find_waits", mark)
+            wait_until(lambda: pushes[0].done() or waits(), "the target's push is done, or waits")
+            assert waits() is (moment == "before the target takes it") or moment == "after the source gave it up"
+        murder.be1.tool("ctl_mboxlist", "-m")
+        pushes.append(both.submit(murder.be2.tool, "ctl_mboxlist", "-m"))
+        for push in pushes:
+            push.result(60)
     owners = []
     for backend in (murder.be1, murder.be2):
         with backend.imap() as admin:

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 import uvloop
 
 from cyrusext.directory.embedded import EmbeddedDirectory
+from cyrusext.mupdate.leftover import Leftovers
 from cyrusext.mupdate.server import MupdateServer
 from cyrusext.mupdate.service import Bounds, Network, Order, Service
 from cyrusext.net.address import TcpAddress, bind
@@ -43,6 +44,7 @@ class InProcessMaster:
         resend_after_s: float = 0.05,
         orders: list[tuple[Network, Order]] | None = None,
         may_answer: bool = True,
+        leftover_wait_s: float = 30.0,
     ) -> None:
         (place / "run").mkdir(exist_ok=True)
         passwords = place / "passwords"
@@ -66,6 +68,7 @@ class InProcessMaster:
             admins=frozenset({"murder"}),
             resend_after_s=resend_after_s,
             orders=orders or [],
+            leftovers=Leftovers(self.store.get, self.store.seq, leftover_wait_s),
             bounds=replace(bounds or Bounds(), failed_login_s=0.05, close_s=1.0),
         )
         self._sockets = bind(TcpAddress(ADDRESS, 0))
