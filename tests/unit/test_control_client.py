@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from cyrusext.cli import cli
 from cyrusext.errors import CyrusExtError, LocalProtocolError, NodeUnavailable, StoreFull
-from cyrusext.manage.control import DELETE, MAX_FRAME, Applied, Change, ControlClient, Refusal
+from cyrusext.manage.control import MAX_FRAME, Applied, Change, ControlClient, Refusal
 from cyrusext.manage.transfer import ImportFile
 from cyrusext.names import NameRules
 
@@ -228,25 +228,33 @@ def test_both_sides_may_write_more_than_a_socket_holds(tmp_path: Path) -> None:
         assert [client.collect().before[0].acl for _ in range(3)] == [acl] * 3
 
 
-def _dies_after_two_batches(connection: socket.socket) -> None:
-    for number in range(2):
-        read_frame(connection)
-        connection.sendall(frame({"ok": True, "created": 1, "before": [[b"user.u%d" % number, 0, "", "", b""]]}))
-    read_frame(connection)
+def _dies_in_the_second_batch(connection: socket.socket) -> None:
+    """Answers dry runs; does the first batch that is asked for in earnest, and dies before it answers the second."""
+    done = 0
+    while done < 2:
+        request = read_frame(connection)
+        changes = request["changes"]
+        assert isinstance(changes, list)
+        name = changes[0][0]
+        done += not request["dry_run"]
+        if done < 2:
+            connection.sendall(frame({"ok": True, "created": 1, "before": [[name, 0, "", "", b""]]}))
 
 
 def test_an_import_that_breaks_off_can_be_undone_as_far_as_it_came(tmp_path: Path) -> None:
     (tmp_path / "cyrusext.toml").write_text(f'[node]\nrun_dir = "{tmp_path}"\n')
     (tmp_path / "dump").write_bytes(b"".join(b"user.u%05d\t1 be1!p x\t1\t\n" % number for number in range(20_000)))
     words = ["mailbox", "import", str(tmp_path / "dump"), "-c", str(tmp_path / "cyrusext.toml")]
-    with peer(tmp_path, _dies_after_two_batches):
+    with peer(tmp_path, _dies_in_the_second_batch):
         result = CliRunner().invoke(cli, words)
     assert (result.exit_code, result.stdout) == (69, "")
     undo = next(tmp_path.glob("dump.undo-*"))
     assert f"undo file: {undo}" in result.stderr
     assert "whether it did what was asked is unknown" in result.stderr
     with ImportFile(undo, NameRules()) as source:
-        assert list(source.changes()) == [Change(b"user.u1", DELETE), Change(b"user.u0", DELETE)]
+        undone = [change.name for change in source.changes()]
+    # The second batch, whose outcome nobody knows, too; whether the third was planned already is a matter of time.
+    assert undone[-2:] == [b"user.u05000", b"user.u00000"]
 
 
 def test_our_own_mistakes_are_ours(tmp_path: Path) -> None:
