@@ -69,18 +69,8 @@ class Rcpt(NamedTuple):
 
     @property
     def address(self) -> bytes:
-        """The mailbox without brackets, quotes and quoting backslashes: what a lookup understands."""
-        address = self.path[1:-1]
-        if not address.startswith(b'"'):
-            return address
-        local, quote, domain = address[1:].rpartition(b'"')
-        if not quote:
-            return address
-        out = bytearray()
-        octets = iter(local)
-        for octet in octets:
-            out.append(next(octets, octet) if octet == 0x5C else octet)
-        return bytes(out) + domain
+        """The mailbox without brackets.  Its quotes stay: only with them a blank or an @ is part of the local part."""
+        return self.path[1:-1]
 
 
 class Data(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cyrusext.errors import RemoteProtocolError
+from cyrusext.names import NameRules, mailbox_of_address
 from lmtp_router.protocol import codec
 from lmtp_router.protocol.types import Data, Lhlo, Mail, Noop, Quit, Rcpt, Refused, Reply, Rset, Vrfy, reply
 
@@ -78,16 +79,21 @@ def test_refused(line: bytes, answer: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "address"),
+    ("path", "mailbox"),
     [
-        (b"<u@example.org>", b"u@example.org"),
-        (b'<"u"@example.org>', b"u@example.org"),
-        (b'<"a\\"b c"@example.org>', b'a"b c@example.org'),
-        (b"<postmaster>", b"postmaster"),
+        (b"<u@example.org>", b"user.u"),
+        (b'<"u"@example.org>', b"user.u"),
+        (b'<"a b"@example.org>', b"user.a b"),
+        (b'<"a\\"b c"@example.org>', b'user.a"b c'),
+        (b'<"a@b"@example.org>', b"user.a@b"),
+        (b'<"a\\+b"@example.org>', b"user.a"),
+        (b"<postmaster>", b"user.postmaster"),
     ],
 )
-def test_address_of_a_recipient(path: bytes, address: bytes) -> None:
-    assert Rcpt(path).address == address
+def test_recipients_name_the_mailbox_that_the_lookup_finds(path: bytes, mailbox: bytes) -> None:
+    parsed = codec.parse_command(b"RCPT TO:" + path)
+    assert isinstance(parsed, Rcpt)
+    assert mailbox_of_address(parsed.address, NameRules()) == mailbox
 
 
 def test_mail_for_a_backend_has_what_the_backend_takes() -> None:

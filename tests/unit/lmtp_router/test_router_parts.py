@@ -89,7 +89,7 @@ def test_routes() -> None:
     backends = Backends({"be1": Backend("be1", host="10.0.0.1", lmtp=2003)})
     table = Table(Answer(Verdict.FOUND, server="be1"))
     assert Routing(table, backends).route(Rcpt(b'<"u"@example.org>')) == Route("be1", "10.0.0.1", 2003)
-    assert table.asked == [b"u@example.org"]
+    assert table.asked == [b'"u"@example.org']
     elsewhere = Table(Answer(Verdict.FOUND, server="be9.example.org"))
     assert Routing(elsewhere, backends).route(Rcpt(b"<u>")) == Route("be9.example.org", "be9.example.org", 24)
 
