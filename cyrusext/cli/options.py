@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from cyrusext.errors import CyrusExtError
 from cyrusext.runtime.config import DEFAULT_PATH, Config, load
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""How output fails on a disk that is full or broken."""
 
 
 class Commands(click.Group):
@@ -28,8 +31,19 @@ class Commands(click.Group):
             ctx.exit(error.exit_code)
         except BrokenPipeError:
             # The reader of our output has had enough (`| head`): no fault, and nothing may be written at exit any more.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _silence()
             ctx.exit(0)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            _silence()
+            complain(f"can not be written: {error.strerror}")
+            ctx.exit(CyrusExtError.exit_code)
+
+
+def _silence() -> None:
+    """Have what is still buffered for standard output go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _load(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Config:

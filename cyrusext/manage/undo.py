@@ -8,6 +8,7 @@ object; state "absent" is a record that has to be removed, "untouched" one that 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter, defaultdict, deque
@@ -49,7 +50,8 @@ class UndoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # told when it was written
+            self._file.close()
         if not self.written:
             self.path.unlink(missing_ok=True)
 
@@ -75,11 +77,17 @@ class UndoWriter:
         self._write(lines)
 
     def _write(self, lines: Sequence[bytes]) -> None:
-        if lines:
+        if not lines:
+            return
+        self.written += len(lines)
+        try:
             self._file.write(b"".join(lines))
-            self.written += len(lines)
             self._file.flush()
             os.fdatasync(self._file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"undo file {self.path} can not be written: {error.strerror}; what it has no room for was not changed"
+            ) from error
 
 
 def _line(change: Change, *, instead: bool = False) -> bytes:

@@ -264,3 +264,11 @@ def test_exit_codes_are_those_of_the_contract_and_written_down() -> None:
     assert CyrusExtError in error_kinds()
     written = (ROOT / "docs/exit-codes.md").read_text()
     assert written == document(), "run: python -m cyrusext.cli.exit_codes > docs/exit-codes.md"
+
+
+def test_output_on_a_full_disk_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("")
+    command = [sys.executable, "-m", "cyrusext", "config", "show", "-c", str(tmp_path / "c.toml")]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (75, "cyrusext: can not be written: No space left on device\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import threading
@@ -213,3 +214,17 @@ def test_unreadable_undo_lines(line: bytes) -> None:
 def test_lines_backwards(text: bytes) -> None:
     wanted = [line for line in text.split(b"\n") if line][::-1]
     assert list(lines_backwards(io.BytesIO(text))) == wanted
+
+
+def test_an_undo_file_that_has_no_room_stops_the_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fdatasync", full)
+    node = DeadNode()
+    with (
+        UndoWriter(tmp_path / "undo", "list") as undo,
+        pytest.raises(InputError, match="undo can not be written: No sp"),
+    ):
+        apply_all(node, [Change(b"user.a", 2, "be1")], undo=undo)
+    assert not node.asked, "nothing was asked for in earnest"
