@@ -59,7 +59,10 @@ class MupdateServer:
         self._stopping = True
         for server in self._servers:
             server.close()
-        await asyncio.gather(*(session.finish("server is shutting down") for session in tuple(self._sessions)))
+        sessions = tuple(self._sessions)
+        for streams in (False, True):  # subscribers last: they are told what is granted until the end
+            ending = [session for session in sessions if session.streams is streams]
+            await asyncio.gather(*(session.finish("server is shutting down") for session in ending))
         if self._sessions:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), self._service.bounds.close_s + 1.0)

@@ -110,6 +110,11 @@ class Session(asyncio.Protocol):
         self._asking = ""
         """The server whose list this client has asked for: ``ctl_mboxlist -m`` asks for its own."""
 
+    @property
+    def streams(self) -> bool:
+        """The client has asked for the stream of changes."""
+        return self._stream is not None
+
     # The transport's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -314,8 +314,9 @@ def test_the_end_is_told_to_all_and_leaves_nothing_unanswered(tmp_path: Path) ->
         heard = read_all(writer._socket)
         granted = heard.count(b' OK "done"\r\n')
         assert granted == master.writer.changes
-        for client in (stream, idle):
-            assert read_all(client._socket).endswith(b'* BYE "server is shutting down"\r\n')
+        told = {client: read_all(client._socket) for client in (stream, idle)}
+        assert all(heard.endswith(b'* BYE "server is shutting down"\r\n') for heard in told.values())
+        assert told[stream].count(b" RESERVE ") == granted, "subscribers hear what was granted to the last"
         assert b"* BYE" in read_all(stranger)
 
 
