@@ -73,13 +73,15 @@ class ServerConnection:
         software: str = "cyrusext",
         role: str = "(master)",
         starttls: bool = False,
+        compress: Sequence[str] = (),
         limits: Limits = LIMITS,
     ) -> None:
         self.state = NOT_AUTHENTICATED
         self._limits = limits
         self._framer = Framer(Limits(*map(min, limits, LOGIN_LIMITS)))
-        self._banner = Banner(hostname, software, version, role, tuple(mechanisms), starttls, (), True)
+        self._banner = Banner(hostname, software, version, role, tuple(mechanisms), starttls, tuple(compress), True)
         self._tls = False
+        self._compressing = False
         self._pending: Command | None = None
         self._exchange = False
         self._violations = 0
@@ -119,11 +121,15 @@ class ServerConnection:
             head = codec.decode_head(message)
             if self._tls and head.kind is Starttls and self.state is NOT_AUTHENTICATED:
                 return self._refused(No(head.tag, "TLS is already active"))
+            if self._compressing and head.kind is Starttls and self.state is NOT_AUTHENTICATED:
+                return self._refused(No(head.tag, "TLS can not begin after COMPRESS"))
             if not self._offers(head.kind):
                 raise codec.BadCommand(head.tag, "Unrecognized command")
             if next_state(self.state, head.kind) is None:
                 return self._violation(head.tag, refusal(self.state, head.kind))
             command = codec.decode_arguments(head)
+            if isinstance(command, Compress) and (answer := self._refusal_of_compress(command)):
+                return self._refused(answer)
         except codec.BadCommand as error:
             return self._violation(error.tag, str(error))
         self._violations = 0
@@ -133,8 +139,15 @@ class ServerConnection:
 
     def _offers(self, kind: type[Command]) -> bool:
         if kind is Compress:
-            return False
+            return bool(self._banner.compress)
         return kind is not Starttls or self._banner.starttls or self.state is not NOT_AUTHENTICATED
+
+    def _refusal_of_compress(self, command: Compress) -> Bad | No | None:
+        if self._compressing:
+            return Bad(command.tag, f"{command.algorithm} active via COMPRESS")
+        if command.algorithm not in self._banner.compress:
+            return No(command.tag, f"Unknown COMPRESS algorithm: {command.algorithm}")
+        return None
 
     def _next_response(self) -> ServerEvent:
         """Read one line of the client's in a SASL exchange."""
@@ -213,6 +226,8 @@ class ServerConnection:
             self._framer.clear()
             self._tls = True
             self._banner = replace(self._banner, starttls=False)
+        elif isinstance(command, Compress):
+            self._compressing = True
 
     def set_mechanisms(self, mechanisms: Sequence[str]) -> None:
         """Offer these from the next `banner` on: TLS may allow more of them."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 
-from cyrusext.net.sasl import Exchange, LoginPool, LoginRefused, Logins, Step
+from cyrusext.net.sasl import Exchange, LoginPool, LoginRefused, Logins, Proved, Step
 
 
 class Login:
     """One exchange in progress."""
 
-    def __init__(self, logins: Logins, pool: LoginPool) -> None:
-        self._logins, self._pool = logins, pool
+    def __init__(self, logins: Logins, pool: LoginPool, proved: Proved) -> None:
+        self._logins, self._pool, self._proved = logins, pool, proved
         self._busy = threading.Lock()
         self._exchange: Exchange | None = None
         self._over = False
@@ -34,7 +34,7 @@ class Login:
                 if self._over:
                     raise LoginRefused("the client has left")
                 if mechanism is not None:
-                    self._exchange = self._logins.exchange()
+                    self._exchange = self._logins.exchange(self._proved)
                     return self._exchange.start(mechanism, data)
                 assert self._exchange is not None
                 assert data is not None

@@ -24,7 +24,7 @@ class Quirk(enum.Enum):
     NUL_REFUSED = "a NUL in a literal is BAD"
     LITERAL_PLUS = "all names, locations and ACLs leave as non-synchronising literals"
     DEACTIVATE = "DEACTIVATE exists (missing in the ABNF)"
-    COMPRESS = "COMPRESS exists in Cyrus; here it is not offered, and so not recognized"
+    COMPRESS = "COMPRESS exists (missing in the RFC): raw deflate, before or after the login"
     PARTIAL_UPDATE = "UPDATE may name up to 30 hosts"
     UNDEFINED_ERROR = 'a failed login is NO "undefined error!", whatever the reason'
     EMPTY_CHALLENGE = "an empty SASL item is an empty line"

@@ -15,13 +15,16 @@ from cyrusext.directory.base import Directory
 from cyrusext.model import MailboxRecord, State
 from cyrusext.mupdate.connection import ServerConnection
 from cyrusext.mupdate.leftover import Leftovers
-from cyrusext.net.sasl import LoginPool, Logins
+from cyrusext.net.sasl import LoginPool, Logins, Proved
+from cyrusext.net.tls import ServerTls
 from cyrusext.replica.feed import ChangeFeed
 
 CHUNK = 500
 """Records read in one transaction, at most."""
 CHUNK_BYTES = 1 << 20
 """ACLs of more bytes than this in one chunk make the next one smaller."""
+
+COMPRESS = ("DEFLATE",)
 
 Order = Literal["cyrus", "strcmp"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -42,6 +45,8 @@ class Bounds:
     connections: int = 4096
     login_s: float = 60.0
     """From the connection to the login."""
+    handshake_s: float = 10.0
+    """From STARTTLS to TLS."""
     failed_login_s: float = 1.0
     """Before a failed login is answered."""
     idle_s: float = 10_800.0
@@ -65,6 +70,7 @@ class Service:
     login_pool: LoginPool
     admins: frozenset[str]
     mechanisms: tuple[str, ...] = ("PLAIN",)
+    tls: ServerTls | None = None
     resend_after_s: float = 0.5
     orders: Sequence[tuple[Network, Order]] = ()
     bounds: Bounds = field(default_factory=Bounds)
@@ -72,7 +78,24 @@ class Service:
     """Reservations that are not told to everybody; None: all are told."""
 
     def new_connection(self) -> ServerConnection:
-        return ServerConnection(hostname=self.hostname, version=self.version, mechanisms=self.mechanisms)
+        return ServerConnection(
+            hostname=self.hostname,
+            version=self.version,
+            mechanisms=self.mechanisms,
+            starttls=self.tls is not None,
+            compress=COMPRESS,
+        )
+
+    def mechanisms_for(self, host: str, proved: Proved | None) -> tuple[str, ...]:
+        """Return what a client at the address `host` ("" = a UNIX socket) is offered; `proved` is None without TLS.
+
+        A password crosses no network in the clear, and EXTERNAL needs somebody whom a certificate names.
+        """
+        private = proved is not None or not host or ipaddress.ip_address(host.partition("%")[0]).is_loopback
+        refused = {"PLAIN"} if not private else set()
+        if proved is None or not proved.identity:
+            refused.add("EXTERNAL")
+        return tuple(mechanism for mechanism in self.mechanisms if mechanism not in refused)
 
     def order_for(self, host: str) -> Order:
         """Return the order of LIST and UPDATE for a client at the address `host` ("" = a UNIX socket)."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections import deque
 from typing import Protocol, cast
 
 from cyrusext.directory.base import Outcome
 from cyrusext.directory.ownership import Action, Change, check_change
-from cyrusext.errors import InvalidName
+from cyrusext.errors import InvalidName, RemoteProtocolError
 from cyrusext.model import MailboxRecord, State
 from cyrusext.mupdate.login import Login
 from cyrusext.mupdate.service import Service
@@ -28,6 +29,7 @@ from cyrusext.mupdate.types import (
     Authenticate,
     Bye,
     Challenge,
+    Compress,
     Deactivate,
     Delete,
     Find,
@@ -43,10 +45,13 @@ from cyrusext.mupdate.types import (
     SaslCancelled,
     SaslResponse,
     ServerEvent,
+    Starttls,
     Update,
 )
-from cyrusext.net.sasl import LoginRefused, LoginUnavailable, Step
+from cyrusext.net.sasl import NOTHING_PROVED, LoginRefused, LoginUnavailable, Proved, Step
+from cyrusext.net.tls import identity_of
 from cyrusext.runtime import logging
+from cyrusext.wire.deflate import Deflate
 from cyrusext.wire.sasl import Secret
 
 log = logging.get()
@@ -98,6 +103,10 @@ class Session(asyncio.Protocol):
         self._received = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
+        self._proved: Proved | None = None
+        self._handshaking = False
+        self._deflate: Deflate | None = None
+        self._mechanisms: tuple[str, ...] = ()
         self._login: Login | None = None
         self._failed_logins = 0
         self._stream: Stream | None = None
@@ -128,11 +137,17 @@ class Session(asyncio.Protocol):
         elif sentence := self._sessions.admit(self):
             self.bye(sentence)
         else:
+            self._offer()
             self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def data_received(self, data: bytes) -> None:
-        self._connection.receive_data(data)
-        if self._reading and self._connection.buffered > READ_AHEAD:
+        if self._deflate is None:
+            self._connection.receive_data(data)
+            ahead = self._connection.buffered
+        else:
+            self._deflate.feed(data)
+            ahead = self._deflate.waiting
+        if self._reading and ahead > READ_AHEAD:
             self._reading = False
             self._transport.pause_reading()
         self._received.set()
@@ -140,7 +155,7 @@ class Session(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._ended = True
         self._received.set()
-        return True  # what came before the end still gets its answer
+        return self._proved is None  # what came before the end still gets its answer; TLS ends both ways at once
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._sessions.forget(self)
@@ -181,7 +196,7 @@ class Session(asyncio.Protocol):
             self._out.clear()
             self._out_size = 0
             if not self._transport.is_closing():
-                self._transport.write(data)
+                self._transport.write(data if self._deflate is None else self._deflate.compress(data))
 
     async def drain(self) -> None:
         """Send what is collected and wait until the client takes it.
@@ -202,7 +217,9 @@ class Session(asyncio.Protocol):
         """Say BYE and close; a client that does not read it is cut off."""
         if self._transport.is_closing():
             return
-        if self._connection.state is not LOGGED_OUT:
+        if self._handshaking:
+            self._transport.abort()  # nothing can be said in the middle of a handshake
+        elif self._connection.state is not LOGGED_OUT:
             self.send(Bye(UNTAGGED, text))
         self._close()
         if self._task is not None and self._task is not asyncio.current_task():
@@ -264,6 +281,8 @@ class Session(asyncio.Protocol):
         return await self._more_data()
 
     async def _more_data(self) -> bool:
+        if self._deflate is not None and self._deflate.pending:
+            return await self._inflate(self._deflate)
         if self._ended:
             await self._settled()
             self._close()
@@ -315,6 +334,10 @@ class Session(asyncio.Protocol):
                 await self._list(event)
             case Update():
                 await self._update(event)
+            case Starttls():
+                await self._start_tls(event)
+            case Compress():
+                return self._compress(event)
             case Authenticate():
                 await self._authenticate(event)
             case SaslResponse():
@@ -437,14 +460,72 @@ class Session(asyncio.Protocol):
         self.flush()
         self._stream.begin()
 
+    # What lies between the protocol and the transport.
+
+    def _offer(self) -> None:
+        self._mechanisms = self._service.mechanisms_for(self.host, self._proved)
+        self._connection.set_mechanisms(self._mechanisms)
+
+    async def _start_tls(self, command: Starttls) -> None:
+        assert self._service.tls is not None
+        self.send(Ok(command.tag, "Begin TLS negotiation now"))  # from here on what came in the clear is forgotten
+        self.flush()
+        bounds = self._service.bounds
+        self._handshaking = True
+        try:
+            transport = await asyncio.get_running_loop().start_tls(
+                self._transport,
+                self,
+                self._service.tls.context,
+                server_side=True,
+                ssl_handshake_timeout=bounds.handshake_s,
+                ssl_shutdown_timeout=bounds.close_s,
+            )
+        except BaseException as error:
+            self._transport.abort()
+            self._sessions.forget(self)
+            if not isinstance(error, OSError):
+                raise
+            reason = error.reason if isinstance(error, ssl.SSLError) else error
+            log.info("mupdate.tls_failed", peer=self.peer, reason=reason)
+            raise ConnectionAbortedError("TLS did not begin") from error
+        if transport is None:
+            raise ConnectionAbortedError("the client left while TLS began")
+        self._transport, self._handshaking, self._reading = transport, False, True
+        cipher = transport.get_extra_info("cipher")
+        self._proved = Proved(identity_of(transport.get_extra_info("peercert")), cipher[2] if cipher else 0)
+        log.debug("mupdate.tls", peer=self.peer, identity=self._proved.identity, cipher=cipher[0] if cipher else "")
+        self._offer()
+        self._write(self._connection.banner())
+
+    def _compress(self, command: Compress) -> bool:
+        if self._connection.buffered:
+            # Whether it is compressed can not be told: RFC 4978 section 3 forbids it.
+            self.bye("nothing may follow COMPRESS before its answer")
+            return False
+        self.send(Ok(command.tag, f"{command.algorithm} active"))
+        self.flush()
+        self._deflate = Deflate()
+        return True
+
+    async def _inflate(self, deflate: Deflate) -> bool:
+        try:
+            self._connection.receive_data(deflate.take(READ_AHEAD))
+        except RemoteProtocolError as error:
+            log.info("mupdate.violation", peer=self.peer, user=self.user, reason=error, closed=True)
+            self.bye(str(error))
+            return False
+        await asyncio.sleep(0)
+        return True
+
     # Logging in.
 
     async def _authenticate(self, command: Authenticate) -> None:
         mechanism = command.mechanism.upper()
-        if mechanism not in self._service.mechanisms:
+        if mechanism not in self._mechanisms:
             await self._refuse(command.tag, f"mechanism {command.mechanism!r} is not offered")
             return
-        self._login = login = Login(self._service.logins, self._service.login_pool)
+        self._login = login = Login(self._service.logins, self._service.login_pool, self._proved or NOTHING_PROVED)
         initial = None if command.initial is None else command.initial.reveal()
         try:
             await self._stepped(command.tag, await login.start(mechanism, initial))

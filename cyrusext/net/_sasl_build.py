@@ -22,12 +22,13 @@ ffi.cdef(
     #define SASL_UNAVAIL ...
     #define SASL_TRYAGAIN ...
     #define SASL_USERNAME ...
-    #define SASL_SUCCESS_DATA ...
     #define SASL_SET_CREATE ...
 
     int cyx_sasl_option(const char *name, const char *value);
     int cyx_sasl_init(const char *appname);
-    int cyx_sasl_new(const char *service, const char *hostname, const char *realm, sasl_conn_t **conn_r);
+    const char **sasl_global_listmech(void);
+    int cyx_sasl_new(const char *service, const char *hostname, const char *realm, const char *external,
+                     unsigned external_ssf, sasl_conn_t **conn_r);
     int sasl_server_start(sasl_conn_t *conn, const char *mech, const char *clientin, unsigned clientinlen,
                           const char **serverout, unsigned *serveroutlen);
     int sasl_server_step(sasl_conn_t *conn, const char *clientin, unsigned clientinlen,
@@ -110,9 +111,22 @@ ffi.set_source(
         return sasl_server_init(callbacks, appname);
     }
 
-    static int cyx_sasl_new(const char *service, const char *hostname, const char *realm, sasl_conn_t **conn_r)
+    /*
+     * Begins a login without a security layer: TLS is what encrypts.  `external`, where not NULL, is whom TLS has
+     * proved the client to be, and `external_ssf` the bits of its cipher.  SASL_SUCCESS_DATA is not set, since MUPDATE
+     * has no place for data in an OK: libsasl2 then gives it as one more challenge, answered by an empty line.
+     */
+    static int cyx_sasl_new(const char *service, const char *hostname, const char *realm, const char *external,
+                            unsigned external_ssf, sasl_conn_t **conn_r)
     {
-        return sasl_server_new(service, hostname, realm, NULL, NULL, NULL, SASL_SUCCESS_DATA, conn_r);
+        static const sasl_security_properties_t no_layer = { 0, 0, 0, SASL_SEC_NOANONYMOUS, NULL, NULL };
+        sasl_ssf_t ssf = external_ssf;
+        int result = sasl_server_new(service, hostname, realm, NULL, NULL, NULL, 0, conn_r);
+        if (result == SASL_OK) result = sasl_setprop(*conn_r, SASL_SEC_PROPS, &no_layer);
+        if (result == SASL_OK) result = sasl_setprop(*conn_r, SASL_SSF_EXTERNAL, &ssf);
+        if (result == SASL_OK && external) result = sasl_setprop(*conn_r, SASL_AUTH_EXTERNAL, external);
+        if (result != SASL_OK && *conn_r) sasl_dispose(conn_r);
+        return result;
     }
 
     static int cyx_sasl_username(sasl_conn_t *conn, const char **username_r)

@@ -50,6 +50,16 @@ class Step(NamedTuple):
     username: str
 
 
+class Proved(NamedTuple):
+    """What TLS has proved before the login: whom the client's certificate names ("": nobody), and the cipher's bits."""
+
+    identity: str = ""
+    bits: int = 0
+
+
+NOTHING_PROVED = Proved()
+
+
 class Exchange(Protocol):
     """One login in progress; its methods block and are called by one thread at a time."""
 
@@ -65,6 +75,7 @@ class _Library:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._running = False
         self._options: dict[str, str] | None = None
 
     def ensure(self, options: Mapping[str, str]) -> None:
@@ -77,13 +88,34 @@ class _Library:
             for name, value in options.items():
                 if lib.cyx_sasl_option(name.encode(), value.encode()):
                     raise ConfigError("too many options for libsasl2")
-            result = lib.cyx_sasl_init(b"cyrusext")
-            if result != lib.SASL_OK:
-                raise ConfigError(f"libsasl2 does not start: {_error_text(result)}")
+            self._start()
             self._options = dict(options)
+
+    def mechanisms(self) -> frozenset[str]:
+        """Return the names of the mechanisms that are installed; raises ConfigError where libsasl2 does not start."""
+        with self._lock:
+            self._start()
+            names = lib.sasl_global_listmech()
+        found: set[str] = set()
+        while names != ffi.NULL and names[len(found)] != ffi.NULL:
+            found.add(_text(names[len(found)]).upper())
+        return frozenset(found)
+
+    def _start(self) -> None:
+        if self._running:
+            return
+        result = lib.cyx_sasl_init(b"cyrusext")
+        if result != lib.SASL_OK:
+            raise ConfigError(f"libsasl2 does not start: {_error_text(result)}")
+        self._running = True
 
 
 _library = _Library()
+
+
+def installed_mechanisms() -> frozenset[str]:
+    """Return the SASL mechanisms that the installed libsasl2 has; raises ConfigError where it does not start."""
+    return _library.mechanisms()
 
 
 def _error_text(result: int) -> str:
@@ -99,9 +131,12 @@ def _text(string: FFI.CData) -> str:
 class SaslExchange:
     """One login through libsasl2 (RFC 4422); owns one ``sasl_conn_t``."""
 
-    def __init__(self, service: str, hostname: str, realm: str) -> None:
+    def __init__(self, service: str, hostname: str, realm: str, proved: Proved = NOTHING_PROVED) -> None:
         holder = ffi.new("sasl_conn_t **")
-        result = lib.cyx_sasl_new(service.encode(), hostname.encode(), realm.encode() or ffi.NULL, holder)
+        identity = proved.identity.encode() or ffi.NULL
+        result = lib.cyx_sasl_new(
+            service.encode(), hostname.encode(), realm.encode() or ffi.NULL, identity, proved.bits, holder
+        )
         if result != lib.SASL_OK:
             raise LoginUnavailable(f"libsasl2: {_error_text(result)}")
         self._holder = holder
@@ -158,8 +193,8 @@ class SaslLogins:
         _library.ensure(options)
         self._service, self._hostname, self._realm = service, hostname, realm
 
-    def exchange(self) -> Exchange:
-        return SaslExchange(self._service, self._hostname, self._realm)
+    def exchange(self, proved: Proved = NOTHING_PROVED) -> Exchange:
+        return SaslExchange(self._service, self._hostname, self._realm, proved)
 
 
 class PasswordFile:
@@ -247,14 +282,14 @@ class FileLogins:
     def __init__(self, path: Path) -> None:
         self._passwords = PasswordFile(path)
 
-    def exchange(self) -> Exchange:
+    def exchange(self, _proved: Proved = NOTHING_PROVED) -> Exchange:
         return FileExchange(self._passwords)
 
 
 class Logins(Protocol):
     """Gives a new exchange for each login."""
 
-    def exchange(self) -> Exchange: ...
+    def exchange(self, proved: Proved = NOTHING_PROVED, /) -> Exchange: ...
 
 
 class LoginPool:

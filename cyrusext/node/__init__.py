@@ -25,6 +25,7 @@ from cyrusext.mupdate.server import MupdateServer
 from cyrusext.mupdate.service import Bounds, Network, Order, Service
 from cyrusext.net import address
 from cyrusext.net.sasl import FileLogins, LoginPool, Logins, SaslLogins
+from cyrusext.net.tls import ServerTls
 from cyrusext.node.control import NodeControl
 from cyrusext.replica.feed import ChangeFeed
 from cyrusext.replica.upkeep import Upkeep
@@ -36,9 +37,6 @@ from cyrusext.runtime.config_check import require
 from cyrusext.runtime.config_schema import MupdateSection
 from cyrusext.runtime.control import ControlServer
 from cyrusext.store import Store
-
-MECHANISMS = ("PLAIN",)
-"""The SASL mechanisms of this version."""
 
 log = logging.get()
 
@@ -59,7 +57,7 @@ def run(config: Config) -> int:
     logging.setup(config.log.level)
     for notice in require(config, "node"):
         log.warning("config.notice", notice=notice)
-    mechanisms = check_mechanisms(config.mupdate)
+    tls = open_tls(config.mupdate)  # the key may be root's alone
     with contextlib.ExitStack() as stack:
         prepare_directories(config)
         # Bound now and listened on last: until the node can answer, clients are refused and not kept waiting.
@@ -82,14 +80,14 @@ def run(config: Config) -> int:
             )
         )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, store, logins, mechanisms, sockets, metrics_sockets))
+            return runner.run(_serve(config, store, logins, tls, sockets, metrics_sockets))
 
 
 async def _serve(
     config: Config,
     store: Store,
     logins: Logins,
-    mechanisms: tuple[str, ...],
+    tls: ServerTls | None,
     sockets: Sequence[socket.socket],
     metrics_sockets: Sequence[socket.socket],
 ) -> int:
@@ -108,7 +106,8 @@ async def _serve(
         logins=logins,
         login_pool=LoginPool(),
         admins=frozenset(config.mupdate.admins),
-        mechanisms=mechanisms,
+        mechanisms=tuple(mechanism.upper() for mechanism in config.mupdate.mechanisms),
+        tls=tls,
         resend_after_s=config.mupdate.resend_after_s,
         orders=orders(config.mupdate),
         bounds=Bounds(connections=config.mupdate.max_connections),
@@ -131,7 +130,7 @@ async def _serve(
         log.info("node.ready", node=config.node.name, version=version(), listen=listening, seq=store.seq)
 
     lifecycle = life.Lifecycle(parts)
-    code = await lifecycle.run(ready, reload=lambda: reload(config))
+    code = await lifecycle.run(ready, reload=lambda: reload(config, tls))
     if writer.is_running:
         # It hangs in a commit: closing the store under it is not possible, and what it had acknowledged is durable.
         log.critical("node.abandoned", node=config.node.name, reason="a commit does not end")
@@ -140,10 +139,15 @@ async def _serve(
     return code
 
 
-def reload(config: Config) -> None:
-    """SIGHUP: take the log level anew; password files are read anew by themselves.  A bad file changes nothing."""
+def reload(config: Config, tls: ServerTls | None = None) -> None:
+    """SIGHUP: take the log level and the certificates anew; password files are read anew by themselves.
+
+    A bad file changes nothing.
+    """
     try:
         fresh = load(None if config.source == Config().source else Path(config.source))
+        if tls is not None:
+            tls.reload()
     except ConfigError as error:
         log.error("node.reload_failed", error=error)
         return
@@ -151,14 +155,9 @@ def reload(config: Config) -> None:
     log.info("node.reloaded", log_level=fresh.log.level)
 
 
-def check_mechanisms(section: MupdateSection) -> tuple[str, ...]:
-    """Return the mechanisms to offer; raises ConfigError for one that this version does not have."""
-    wanted = tuple(mechanism.upper() for mechanism in section.mechanisms)
-    for mechanism in wanted:
-        if mechanism not in MECHANISMS:
-            have = ", ".join(MECHANISMS)
-            raise ConfigError(f"[mupdate] mechanisms: {mechanism!r} is not available, this version has {have}")
-    return wanted
+def open_tls(section: MupdateSection) -> ServerTls | None:
+    """Return what STARTTLS needs, None where there is no certificate.  Raises ConfigError."""
+    return ServerTls(section.tls_cert, section.tls_key, section.tls_client_ca) if section.tls_cert else None
 
 
 def orders(section: MupdateSection) -> list[tuple[Network, Order]]:

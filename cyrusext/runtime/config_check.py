@@ -10,14 +10,15 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from cyrusext.errors import ConfigError
 from cyrusext.net import address
+from cyrusext.net.mechanisms import FILE_MECHANISMS, MECHANISMS, NEEDS_STORED_PASSWORD, package_of
 from cyrusext.runtime.config import Config
-from cyrusext.runtime.config_schema import SECTIONS
+from cyrusext.runtime.config_schema import SECTIONS, MupdateSection
 
 Daemon = Literal["node", "lmtp-router"]
 
@@ -26,9 +27,6 @@ _CONCERNS: dict[Daemon, frozenset[str]] = {
     "lmtp-router": frozenset({"node", "names", "users", "backends", "lookup", "lmtp", "log", "metrics", "ldap"}),
 }
 
-_MECHANISMS = ("PLAIN",)
-"""SASL mechanisms that the MUPDATE server offers."""
-
 _SERVES_OTHERWISE = "leave it out; ignoring it would not do what it asks for"
 _NOTHING_LISTENS = "nothing listens there"
 
@@ -36,9 +34,6 @@ NOT_YET: dict[tuple[str, str], tuple[bool, str]] = {
     ("node", "follow"): (True, _SERVES_OTHERWISE),
     ("node", "cluster_id"): (False, "it has no effect with one node"),
     ("mupdate", "mode"): (True, 'only "standard" is served'),
-    ("mupdate", "tls_cert"): (True, "STARTTLS is not offered"),
-    ("mupdate", "tls_key"): (True, "STARTTLS is not offered"),
-    ("mupdate", "tls_client_ca"): (True, "STARTTLS is not offered"),
     ("users", "source"): (True, "a user's server is that of the INBOX' record; use `cyrusext mailbox import`"),
     ("users", "file"): (False, "use `cyrusext mailbox import`"),
     ("users", "base"): (False, "users are not read from LDAP"),
@@ -78,15 +73,18 @@ class Finding(NamedTuple):
         return f"{source}: {where}: {self.message}"
 
 
-def findings(config: Config) -> list[Finding]:
-    """Return all that is wrong with `config`, in the order of the documentation."""
-    found = [
-        *_not_yet(config),
-        *_node(config),
-        *_mupdate(config),
-        *_backends(config),
-        *_lmtp(config),
-    ]
+def findings(config: Config, sections: Set[str] = frozenset(SECTIONS)) -> list[Finding]:
+    """Return all that is wrong with these `sections` of `config`, in the order of the documentation."""
+    checks: dict[str, Callable[[Config], Iterator[Finding]]] = {
+        "node": _node,
+        "mupdate": _mupdate,
+        "backends": _backends,
+        "lmtp": _lmtp,
+    }
+    found = [finding for finding in _not_yet(config) if finding.section.partition(".")[0] in sections]
+    for section, check in checks.items():
+        if section in sections:
+            found += check(config)
     order = list(SECTIONS)
     return sorted(found, key=lambda finding: order.index(finding.section.partition(".")[0]))
 
@@ -96,7 +94,7 @@ def require(config: Config, daemon: Daemon) -> list[str]:
 
     Raises ConfigError, with one line per fault, when it can not run with this configuration.
     """
-    mine = [f for f in findings(config) if f.section.partition(".")[0] in _CONCERNS[daemon]]
+    mine = findings(config, _CONCERNS[daemon])
     faults = [finding.text(config.source) for finding in mine if finding.fatal]
     if faults:
         raise ConfigError("\n".join(faults))
@@ -141,18 +139,8 @@ def _mupdate(config: Config) -> Iterator[Finding]:
         yield Finding("mupdate", "admins", "expected at least one user, else nobody can log in", True)
     if not mupdate.mechanisms:
         yield Finding("mupdate", "mechanisms", "expected at least one mechanism, else nobody can log in", True)
-    absent = [mechanism for mechanism in mupdate.mechanisms if mechanism.upper() not in _MECHANISMS]
-    if absent:
-        message = f"not available in this version: {', '.join(absent)}; it has {', '.join(_MECHANISMS)}"
-        yield Finding("mupdate", "mechanisms", message, True)
-    clear = [text for text in mupdate.listen if not address.parse(text).is_local]
-    if clear and any(mechanism.upper() == "PLAIN" for mechanism in mupdate.mechanisms):
-        yield Finding(
-            "mupdate",
-            "listen",
-            f"{', '.join(clear)} is beyond loopback, where PLAIN needs TLS: passwords would cross the network in clear",
-            True,
-        )
+    yield from _mechanisms(mupdate)
+    yield from _tls(mupdate)
     if mupdate.pwcheck == "file":
         if not mupdate.password_file:
             yield Finding(
@@ -165,6 +153,61 @@ def _mupdate(config: Config) -> Iterator[Finding]:
         yield from _secret("mupdate", "password_file", mupdate.password_file)
     if mupdate.sasldb_path and mupdate.pwcheck == "sasldb":
         yield from _secret("mupdate", "sasldb_path", mupdate.sasldb_path)
+
+
+def _mechanisms(mupdate: MupdateSection) -> Iterator[Finding]:
+    # Loaded here: the router reads its configuration with this module and logs nobody in.
+    from cyrusext.net.sasl import installed_mechanisms
+
+    wanted = [mechanism.upper() for mechanism in mupdate.mechanisms]
+    if unknown := [mechanism for mechanism in wanted if mechanism not in MECHANISMS]:
+        message = f"unknown: {', '.join(unknown)}; expected some of {', '.join(MECHANISMS)}"
+        yield Finding("mupdate", "mechanisms", message, True)
+    known = [mechanism for mechanism in wanted if mechanism in MECHANISMS]
+    if mupdate.pwcheck == "file":
+        if other := [mechanism for mechanism in known if mechanism not in FILE_MECHANISMS]:
+            message = f'pwcheck = "file" serves PLAIN only, not {", ".join(other)}'
+            yield Finding("mupdate", "mechanisms", message, True)
+        return
+    if mupdate.pwcheck == "saslauthd" and (stored := [one for one in known if one in NEEDS_STORED_PASSWORD]):
+        message = f"saslauthd can not check {', '.join(stored)}: only who has the password itself can"
+        yield Finding("mupdate", "mechanisms", message, True)
+    installed = installed_mechanisms()
+    for mechanism in known:
+        if mechanism not in installed:
+            message = f"the installed libsasl2 has no {mechanism} (Debian: {package_of(mechanism)})"
+            yield Finding("mupdate", "mechanisms", message, True)
+
+
+def _tls(mupdate: MupdateSection) -> Iterator[Finding]:
+    wanted = {mechanism.upper() for mechanism in mupdate.mechanisms}
+    if mupdate.tls_cert:
+        from cyrusext.net.tls import ServerTls
+
+        try:
+            ServerTls(mupdate.tls_cert, mupdate.tls_key, mupdate.tls_client_ca)
+        except ConfigError as error:
+            yield Finding("mupdate", "tls_cert", str(error), True)
+        if mupdate.tls_key:
+            yield from _open_secret("mupdate", "tls_key", mupdate.tls_key)
+    else:
+        for key in ("tls_key", "tls_client_ca"):
+            if getattr(mupdate, key):
+                yield Finding("mupdate", key, "has no effect without tls_cert", True)
+    if "EXTERNAL" in wanted and not mupdate.tls_client_ca:
+        message = "EXTERNAL needs client certificates, and so tls_cert and tls_client_ca"
+        yield Finding("mupdate", "mechanisms", message, True)
+    if mupdate.tls_client_ca and "EXTERNAL" not in wanted:
+        yield Finding("mupdate", "tls_client_ca", "has no effect without EXTERNAL in mechanisms", False)
+    clear = [text for text in mupdate.listen if not address.parse(text).is_local]
+    if clear and not mupdate.tls_cert and wanted and wanted <= {"PLAIN", "EXTERNAL"}:
+        yield Finding(
+            "mupdate",
+            "listen",
+            f"{', '.join(clear)} is beyond loopback, where PLAIN needs TLS: passwords would cross the network in clear;"
+            " set tls_cert, or offer SCRAM-SHA-256",
+            True,
+        )
 
 
 def _backends(config: Config) -> Iterator[Finding]:
@@ -205,6 +248,11 @@ def _secret(section: str, key: str, place: str) -> Iterator[Finding]:
         return
     if mode & 0o004:
         yield Finding(section, key, f"{place} can be read by every user of this machine", False)
+
+
+def _open_secret(section: str, key: str, place: str) -> Iterator[Finding]:
+    """The notice alone, for a file whose absence is found elsewhere."""
+    yield from (finding for finding in _secret(section, key, place) if not finding.fatal)
 
 
 def _exists(find: object, name: str) -> bool:

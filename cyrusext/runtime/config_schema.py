@@ -109,7 +109,14 @@ class MupdateSection(Section, frozen=True):
         "standard"
     )
     admins: Annotated[tuple[str, ...], Meta(description="Only these users may log in.")] = ("murder",)
-    mechanisms: Annotated[tuple[str, ...], Meta(description="SASL mechanisms to offer.")] = ("PLAIN",)
+    mechanisms: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="SASL mechanisms to offer, of PLAIN (on loopback, UNIX sockets and under TLS only),"
+            " SCRAM-SHA-512, SCRAM-SHA-256, SCRAM-SHA-1, DIGEST-MD5, EXTERNAL (a client certificate) and GSSAPI;"
+            " libsasl2 must have them."
+        ),
+    ] = ("PLAIN",)
     pwcheck: Annotated[
         Literal["sasldb", "saslauthd", "file"],
         Meta(description='Where passwords are checked; "file" (with `password_file`) serves PLAIN only.'),
@@ -131,9 +138,15 @@ class MupdateSection(Section, frozen=True):
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000, description="More connections than this are refused.")] = (
         4096
     )
-    tls_cert: Annotated[str, Meta(description="Certificate chain (PEM) for STARTTLS.")] = ""
-    tls_key: Annotated[str, Meta(description="Its key (PEM).")] = ""
-    tls_client_ca: Annotated[str, Meta(description="CA of client certificates (SASL EXTERNAL).")] = ""
+    tls_cert: Annotated[str, Meta(description="Certificate chain (PEM) for STARTTLS; empty: no TLS.")] = ""
+    tls_key: Annotated[str, Meta(description="Its key (PEM); empty: the key is in `tls_cert`.")] = ""
+    tls_client_ca: Annotated[
+        str,
+        Meta(
+            description="CA of client certificates (PEM, SASL EXTERNAL): the subject's common name, or else the one"
+            " e-mail address of the alternative names, is who logs in, if it is among `admins`."
+        ),
+    ] = ""
     order: Annotated[
         tuple[ClientOrder, ...],
         Meta(description='Order by client network: `[{ net = "10.1.0.0/16", order = "strcmp" }]`; else "cyrus".'),

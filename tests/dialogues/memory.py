@@ -14,6 +14,7 @@ from cyrusext.mupdate.connection import ServerConnection
 from cyrusext.mupdate.types import (
     Activate,
     Authenticate,
+    Compress,
     Deactivate,
     Delete,
     Find,
@@ -32,7 +33,9 @@ from cyrusext.mupdate.types import (
     Update,
 )
 from cyrusext.mupdate.types import Challenge as SaslChallenge
+from cyrusext.wire.deflate import Deflate
 from cyrusext.wire.sasl import Secret, parse_plain
+from tests.dialogues.runner import Deflater
 
 Change = Reserve | Activate | Deactivate | Delete
 
@@ -85,21 +88,40 @@ class MemoryWire:
     def __init__(self, master: MemoryMaster, chunk: int = 0) -> None:
         self._master = master
         self._chunk = chunk
-        self._connection = ServerConnection(hostname="memory", version="0", mechanisms=["PLAIN"])
+        self._connection = ServerConnection(hostname="memory", version="0", mechanisms=["PLAIN"], compress=["DEFLATE"])
         self._out = bytearray(self._connection.banner())
         self._closed = False
+        self._deflate: Deflate | None = None
+        self._client: Deflater | None = None
         self._stream: Update | None = None
 
+    def deflate(self) -> None:
+        self._client = Deflater()
+        assert self._deflate is not None, "the server does not compress"
+
     def send(self, data: bytes) -> None:
+        data = self._client.deflate(data) if self._client else data
         size = self._chunk or len(data)
         for start in range(0, len(data), size):
             if self._closed:
                 return
-            self._connection.receive_data(data[start : start + size])
+            self._connection.receive_data(self._inflated(data[start : start + size]))
             while not isinstance(event := self._connection.next_event(), Signal):
-                self._out += self._answer(event)
+                answer = self._answer(event)
+                if self._deflate is not None and self._client is not None:
+                    answer = self._client.inflate(self._deflate.compress(answer))
+                self._out += answer
                 if self._closed:
                     return
+
+    def _inflated(self, data: bytes) -> bytes:
+        if self._deflate is None:
+            return data
+        self._deflate.feed(data)
+        plain = b""
+        while self._deflate.pending:
+            plain += self._deflate.take(100)
+        return plain
 
     def line(self, deadline: float) -> bytes | None:
         end = self._out.find(b"\n") + 1
@@ -140,6 +162,9 @@ class MemoryWire:
                 )
             case Authenticate(tag=tag):
                 return connection.send(No(tag, "undefined error!"))
+            case Compress(tag=tag, algorithm=algorithm):
+                self._deflate = Deflate()
+                return connection.send(Ok(tag, f"{algorithm} active"))
             case SaslCancelled(tag=tag):
                 return connection.send(No(tag, "Client canceled authentication"))
             case Reserve(tag=tag) | Activate(tag=tag) | Deactivate(tag=tag) | Delete(tag=tag):

@@ -10,6 +10,7 @@ A file is a head of ``key: value`` lines, a blank line, then steps, one a line (
     on NAME             go on with a connection that is open
     login               log the connection in
     close               close it
+    deflate             both sides compress from here on (COMPRESS has had its OK)
     C: TEXT             send TEXT and CRLF           C> TEXT    send TEXT alone
     S: TEXT             the next line is TEXT        S: [EOF]   the server closed
     S~ REGEX            the next line matches        S? REGEX   it may match, else the next step gets it
@@ -30,6 +31,7 @@ import re
 import secrets
 import socket
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -40,7 +42,7 @@ Flavour = Literal["ours", "stock"]
 DIRECTORY = Path(__file__).parent
 TIMEOUT_S = 10.0
 """How long an answer may take; the stock master waits 3 s before it refuses a login."""
-_SIMPLE = ("open", "on", "login", "close", "quirk", "stock", "end")
+_SIMPLE = ("open", "on", "login", "close", "deflate", "quirk", "stock", "end")
 _LINE = ("C:", "C>", "S:", "S~", "S?")
 _ESCAPE = re.compile(r"\\(t|r|n|0|\\|x[0-9A-Fa-f]{2})")
 _CONTROLS = {"t": "\t", "r": "\r", "n": "\n", "0": "\0", "\\": "\\"}
@@ -87,7 +89,25 @@ class Wire(Protocol):
         """Return the next line with its end, None where the server closed; raises TimeoutError."""
         ...
 
+    def deflate(self) -> None:
+        """Compress what is sent and inflate what comes."""
+        ...
+
     def close(self) -> None: ...
+
+
+class Deflater:
+    """Raw deflate by hand: what a client of COMPRESS does."""
+
+    def __init__(self) -> None:
+        self._out = zlib.compressobj(wbits=-15)
+        self._in = zlib.decompressobj(wbits=-15)
+
+    def deflate(self, data: bytes) -> bytes:
+        return self._out.compress(data) + self._out.flush(zlib.Z_SYNC_FLUSH)
+
+    def inflate(self, data: bytes) -> bytes:
+        return self._in.decompress(data)
 
 
 class TcpWire:
@@ -96,8 +116,14 @@ class TcpWire:
     def __init__(self, host: str, port: int) -> None:
         self._socket = socket.create_connection((host, port), timeout=TIMEOUT_S)
         self._buffer = b""
+        self._deflater: Deflater | None = None
+
+    def deflate(self) -> None:
+        self._deflater = Deflater()
+        self._buffer = self._deflater.inflate(self._buffer)
 
     def send(self, data: bytes) -> None:
+        data = self._deflater.deflate(data) if self._deflater else data
         # Where the server closed, what it said before that is still to be read.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(data)
@@ -116,7 +142,7 @@ class TcpWire:
                 if self._buffer:
                     raise Mismatch(f"the server closed in the middle of a line: {self._buffer!r}")
                 return None
-            self._buffer += data
+            self._buffer += self._deflater.inflate(data) if self._deflater else data
         line, end, self._buffer = self._buffer.partition(b"\n")
         return line + end
 
@@ -295,6 +321,8 @@ class _Run:
             case "close":
                 self._wires.pop(self._name).close()
                 self._peeked.pop(self._name, None)
+            case "deflate":
+                self._wire.deflate()
             case "C:":
                 self._wire.send(_bytes(self._fill(step.text)) + b"\r\n")
             case "C>":

@@ -21,7 +21,8 @@ from cyrusext.mupdate.leftover import Leftovers
 from cyrusext.mupdate.server import MupdateServer
 from cyrusext.mupdate.service import Bounds, Network, Order, Service
 from cyrusext.net.address import TcpAddress, bind
-from cyrusext.net.sasl import FileLogins, LoginPool
+from cyrusext.net.sasl import FileLogins, LoginPool, Logins
+from cyrusext.net.tls import ServerTls
 from cyrusext.replica.feed import ChangeFeed
 from cyrusext.replica.writer import GroupCommit
 from cyrusext.store import Store
@@ -45,6 +46,9 @@ class InProcessMaster:
         orders: list[tuple[Network, Order]] | None = None,
         may_answer: bool = True,
         leftover_wait_s: float = 30.0,
+        tls: ServerTls | None = None,
+        mechanisms: tuple[str, ...] = ("PLAIN",),
+        logins: Logins | None = None,
     ) -> None:
         (place / "run").mkdir(exist_ok=True)
         passwords = place / "passwords"
@@ -63,9 +67,11 @@ class InProcessMaster:
             records=self.store,
             directory=directory,
             feed=self.feed,
-            logins=FileLogins(passwords),
+            logins=logins or FileLogins(passwords),
             login_pool=LoginPool(),
             admins=frozenset({"murder"}),
+            mechanisms=mechanisms,
+            tls=tls,
             resend_after_s=resend_after_s,
             orders=orders or [],
             leftovers=Leftovers(self.store.get, self.store.seq, leftover_wait_s),

@@ -93,7 +93,7 @@ ANSWERED = {
     "literal over the limit": (b"A FIND %s\r\n" % literal(b"x" * 1_200_000), b"A BAD"),
     "login twice": (LOGIN, b"L BAD"),
     "STARTTLS": (b"A STARTTLS\r\n", b"A BAD"),
-    "COMPRESS": (b'A COMPRESS "DEFLATE"\r\n', b"A BAD"),
+    "COMPRESS": (b'A COMPRESS "LZS"\r\n', b"A NO"),
 }
 
 

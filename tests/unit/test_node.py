@@ -17,12 +17,6 @@ from cyrusext.runtime.config import parse
 from cyrusext.runtime.config_schema import ClientOrder, MupdateSection
 
 
-def test_a_mechanism_of_another_version_is_refused_with_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"'SCRAM-SHA-256' is not available, this version has PLAIN"):
-        node.check_mechanisms(MupdateSection(mechanisms=("plain", "scram-sha-256")))
-    assert node.check_mechanisms(MupdateSection(mechanisms=("plain",))) == ("PLAIN",)
-
-
 def test_the_most_specific_network_decides_the_order() -> None:
     section = MupdateSection(
         order=(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
@@ -15,6 +17,7 @@ from cyrusext.mupdate.types import (
     Banner,
     Bye,
     Challenge,
+    Compress,
     Find,
     GoAhead,
     List,
@@ -36,8 +39,15 @@ from cyrusext.wire.sasl import Secret
 BANNER = b'* AUTH "PLAIN"\r\n* STARTTLS\r\n* OK MUPDATE "a" "b" "c" "d"\r\n'
 
 
-def new_server(*, starttls: bool = False, limits: Limits = Limits()) -> ServerConnection:  # noqa: B008
-    return ServerConnection(hostname="node1", version="0", mechanisms=["PLAIN"], starttls=starttls, limits=limits)
+def new_server(
+    *,
+    starttls: bool = False,
+    compress: Sequence[str] = (),
+    limits: Limits = Limits(),  # noqa: B008
+) -> ServerConnection:
+    return ServerConnection(
+        hostname="node1", version="0", mechanisms=["PLAIN"], starttls=starttls, compress=compress, limits=limits
+    )
 
 
 def logged_in(server: ServerConnection | None = None) -> ServerConnection:
@@ -181,7 +191,20 @@ def test_starttls_drops_what_came_in_the_clear() -> None:
 def test_what_is_not_offered_is_not_recognized() -> None:
     server = new_server()
     assert ask(server, b"S STARTTLS\r\n") == bad(b'S BAD "Unrecognized command"')
-    assert ask(server, b'C COMPRESS "DEFLATE"\r\n') == bad(b'C BAD "Unrecognized command"')  # quirk COMPRESS
+    assert ask(server, b'C COMPRESS "DEFLATE"\r\n') == bad(b'C BAD "Unrecognized command"')
+
+
+def test_compress_is_once_and_known_algorithms_only() -> None:
+    server = new_server(starttls=True, compress=["DEFLATE"])
+    assert b'* STARTTLS\r\n* COMPRESS "DEFLATE"\r\n* PARTIAL-UPDATE\r\n' in server.banner()
+    assert ask(server, b'C COMPRESS "LZS"\r\n') == bad(b'C NO "Unknown COMPRESS algorithm: LZS"')
+    assert ask(server, b'C COMPRESS "deflate"\r\nb NOOP\r\n') == Compress(b"C", "DEFLATE")
+    assert server.next_event() is PAUSED
+    assert server.buffered
+    server.send(Ok(b"C", "DEFLATE active"))
+    assert server.next_event() == bad(b'b BAD "Please login first"')
+    assert ask(server, b'D COMPRESS "DEFLATE"\r\n') == bad(b'D BAD "DEFLATE active via COMPRESS"')
+    assert ask(server, b"S STARTTLS\r\n") == bad(b'S NO "TLS can not begin after COMPRESS"')
 
 
 def test_a_refused_update_leaves_the_state() -> None:
