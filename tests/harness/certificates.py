@@ -34,12 +34,12 @@ class Authority:
         """Make a certificate for `subject` (``/CN=…``), with an alternative name such as ``email:a@b`` or ``DNS:c``."""
         made = Certificate(self._place / f"{name}.pem", self._place / f"{name}.key")
         extra = ["-addext", f"subjectAltName={alternative}"] if alternative else []
-        issuer = ["-CA", self._issuer.cert, "-CAkey", self._issuer.key]
+        issuer = ["-CA", str(self._issuer.cert), "-CAkey", str(self._issuer.key)]
         self._request(subject, made, *issuer, "-addext", "basicConstraints=critical,CA:FALSE", *extra)
         return made
 
-    def _request(self, subject: str, made: Certificate, *extra: str | Path) -> None:
-        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", made.key]
-        command = ["openssl", "req", "-x509", "-days", "2", "-subj", subject, *key, "-out", made.cert, *extra]
+    def _request(self, subject: str, made: Certificate, *extra: str) -> None:
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", str(made.key)]
+        command = ["openssl", "req", "-x509", "-days", "2", "-subj", subject, *key, "-out", str(made.cert), *extra]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr

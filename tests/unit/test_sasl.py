@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from cyrusext.errors import ConfigError
-from cyrusext.net.sasl import FileLogins, LoginPool, LoginRefused, LoginUnavailable
+from cyrusext.net.sasl import FileLogins, LoginPool, LoginRefused, LoginUnavailable, installed_mechanisms
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SASLDB = """
 import sys
@@ -60,6 +62,95 @@ def test_sasldb_through_libsasl2(tmp_path: Path, realm: str) -> None:
     command = [sys.executable, "-c", SASLDB, realm, str(tmp_path / "sasldb2")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "good\n"), done.stderr
+
+
+MECHANISMS = """
+import sys
+from cyrusext.net._sasl import ffi, lib
+from cyrusext.net.sasl import LoginRefused, Proved, SaslLogins, Step
+from tests.harness.sasl_client import DigestMd5, Scram
+NAMES = ["PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "DIGEST-MD5", "EXTERNAL"]
+logins = SaslLogins(service="mupdate", hostname="node1", realm="lab", options={
+    "pwcheck_method": "auxprop", "auxprop_plugin": "sasldb", "sasldb_path": sys.argv[1], "mech_list": " ".join(NAMES)})
+exchange = logins.exchange()
+assert lib.sasl_setpass(exchange._holder[0], b"murder", b"secret", 6, ffi.NULL, 0, lib.SASL_SET_CREATE) == lib.SASL_OK
+
+def scram(mechanism, password="secret", authzid=""):
+    exchange, client = logins.exchange(), Scram(mechanism, "murder", password, authzid)
+    try:
+        first = exchange.start(mechanism, client.first())
+        assert not first.done
+        last = exchange.step(client.final(first.challenge))
+        assert not last.done, "the server's proof comes before the OK"
+        client.verify(last.challenge)
+        return exchange.step(b"")
+    finally:
+        exchange.close()
+
+def digest(password="secret"):
+    exchange, client = logins.exchange(), DigestMd5("murder", password, "node1")
+    try:
+        first = exchange.start("DIGEST-MD5", None)
+        assert not first.done
+        last = exchange.step(client.final(first.challenge))
+        assert not last.done
+        client.verify(last.challenge)
+        return exchange.step(b"")
+    finally:
+        exchange.close()
+
+def external(proved, authzid=b""):
+    exchange = logins.exchange(proved)
+    try:
+        return exchange.start("EXTERNAL", authzid)
+    finally:
+        exchange.close()
+
+def refused(call, *arguments):
+    try:
+        step = call(*arguments)
+    except LoginRefused as error:
+        assert "secret" not in str(error)
+    else:
+        raise AssertionError((call, arguments, step))
+
+done = Step(True, b"", "murder")
+for mechanism in NAMES[1:4]:
+    assert scram(mechanism) == done
+    assert scram(mechanism, "secret", "murder") == done
+    refused(scram, mechanism, "wrong")
+    refused(scram, mechanism, "secret", "other")
+assert digest() == done
+refused(digest, "wrong")
+assert external(Proved("murder", 256)) == done
+assert external(Proved("murder", 256), b"murder") == done
+assert external(Proved("murder@example.org", 256)).username == "murder@example.org"
+assert external(Proved("alice", 256)).username == "alice"  # the session asks whether that is an admin
+refused(external, Proved("alice", 256), b"murder")
+refused(external, Proved("", 256))
+refused(external, Proved("", 256), b"murder")
+for other in ("LOGIN", "CRAM-MD5", "ANONYMOUS", "SCRAM-SHA-384", ""):
+    refused(logins.exchange().start, other, b"")
+print("good")
+"""
+
+
+def test_every_mechanism_through_libsasl2(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MECHANISMS, str(tmp_path / "sasldb2")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "good\n"), done.stderr
+
+
+def test_the_installed_mechanisms_are_asked_of_libsasl2() -> None:
+    assert installed_mechanisms() >= {
+        "PLAIN",
+        "SCRAM-SHA-1",
+        "SCRAM-SHA-256",
+        "SCRAM-SHA-512",
+        "DIGEST-MD5",
+        "EXTERNAL",
+    }
+    assert "NO-SUCH" not in installed_mechanisms()
 
 
 @pytest.fixture
