@@ -19,9 +19,11 @@ class Login:
         self._busy = threading.Lock()
         self._exchange: Exchange | None = None
         self._over = False
+        self.mechanism = ""
 
     async def start(self, mechanism: str, initial: bytes | None) -> Step:
         """Begin; raises LoginRefused or LoginUnavailable."""
+        self.mechanism = mechanism
         return await self._pool.run(lambda: self._in_thread(mechanism, initial))
 
     async def step(self, response: bytes) -> Step:

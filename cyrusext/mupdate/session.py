@@ -545,9 +545,11 @@ class Session(asyncio.Protocol):
         elif step.username not in self._service.admins:
             await self._refuse(tag, f"{step.username!r} is not in admins")
         else:
+            mechanism = self._login.mechanism if self._login is not None else ""
             self._end_login()
             self.user = step.username
-            log.debug("mupdate.login", peer=self.peer, user=self.user)
+            tls = self._proved is not None
+            log.debug("mupdate.login", peer=self.peer, user=self.user, mechanism=mechanism, tls=tls)
             self.send(Ok(tag, "Authenticated"))
 
     async def _refuse(self, tag: bytes, reason: str) -> None:

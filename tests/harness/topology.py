@@ -33,10 +33,10 @@ ROUTER_HOST, POSTFIX_HOST = 14, 15
 class Group:
     """Servers on one network; use it as a context manager."""
 
-    def __init__(self, root: Root, state: Path) -> None:
+    def __init__(self, root: Root, state: Path, network: Network | None = None) -> None:
         self.root = root
         self.state = state
-        self.network = Network()
+        self.network = network or Network()
         self.hosts = {name: self.network.address(number) for name, number in HOSTS.items()}
         self.servers: list[Server] = []
         self._names = itertools.count(1)
