@@ -557,6 +557,7 @@ class Session(asyncio.Protocol):
         self._end_login()
         self._failed_logins += 1
         log.warning("mupdate.login_failed", peer=self.peer, reason=reason, failures=self._failed_logins)
+        self.flush()  # what came before has not failed
         await asyncio.sleep(self._service.bounds.failed_login_s)
         self.send(No(tag, _REFUSED))
         if self._failed_logins >= MAX_FAILED_LOGINS:

@@ -46,6 +46,7 @@ class InProcessMaster:
         orders: list[tuple[Network, Order]] | None = None,
         may_answer: bool = True,
         leftover_wait_s: float = 30.0,
+        failed_login_s: float = 0.05,
         tls: ServerTls | None = None,
         mechanisms: tuple[str, ...] = ("PLAIN",),
         logins: Logins | None = None,
@@ -75,7 +76,7 @@ class InProcessMaster:
             resend_after_s=resend_after_s,
             orders=orders or [],
             leftovers=Leftovers(self.store.get, self.store.seq, leftover_wait_s),
-            bounds=replace(bounds or Bounds(), failed_login_s=0.05, close_s=1.0),
+            bounds=replace(bounds or Bounds(), failed_login_s=failed_login_s, close_s=1.0),
         )
         self._sockets = bind(TcpAddress(ADDRESS, 0))
         self.port: int = self._sockets[0].getsockname()[1]

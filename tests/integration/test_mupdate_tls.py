@@ -6,9 +6,11 @@ A backend's own choice is limited by ``force_sasl_client_mech``; what it did is 
 from __future__ import annotations
 
 import base64
+import contextlib
+import os
 import re
-import subprocess
-import sys
+import signal
+import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +18,9 @@ from typing import Any
 
 import pytest
 
+from cyrusext.net.tls import identity_of
 from tests.harness import imap
+from tests.harness.accounts import Saslauthd, own_sasldb
 from tests.harness.certificates import Authority
 from tests.harness.cyrus import PASSWORDS, PEER, CyrusBackend, make_sasldb
 from tests.harness.mupdate import Mupdate
@@ -24,19 +28,9 @@ from tests.harness.network import Network, OwnNetwork
 from tests.harness.ours import Config, Node
 from tests.harness.roots import Root
 from tests.harness.topology import HOSTS, Group
+from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.integration
-
-STORE_PASSWORD = """
-import sys
-from cyrusext.net._sasl import ffi, lib
-from cyrusext.net.sasl import SaslLogins
-logins = SaslLogins(service="mupdate", hostname="mup.lab", realm="mup.lab", options={
-    "pwcheck_method": "auxprop", "auxprop_plugin": "sasldb", "sasldb_path": sys.argv[1], "mech_list": "PLAIN"})
-exchange = logins.exchange()
-user, password = (word.encode() for word in sys.argv[2:])
-sys.exit(lib.sasl_setpass(exchange._holder[0], user, password, len(password), ffi.NULL, 0, lib.SASL_SET_CREATE))
-"""
 
 
 class Backed(Group):
@@ -46,8 +40,7 @@ class Backed(Group):
         self, root: Root, state: Path, mupdate: dict[str, Any], backend: dict[str, str], network: Network | None = None
     ) -> None:
         super().__init__(root, state, network)
-        sasldb = state / "node-sasldb2"
-        subprocess.run([sys.executable, "-c", STORE_PASSWORD, sasldb, PEER, PASSWORDS[PEER]], check=True, timeout=60)
+        sasldb = own_sasldb(state / "node-sasldb2", "mup.lab")
         section = {"pwcheck": "sasldb", "password_file": "", "sasldb_path": str(sasldb), "realm": "mup.lab", **mupdate}
         config: Config = {"mupdate": section}
         self.node = Node(self.hosts["mup.lab"], state / "node", {"be1.lab": self.hosts["be1.lab"]}, config)
@@ -160,3 +153,67 @@ def test_beyond_loopback_a_backend_s_password_goes_through_tls(
 
     with ThreadPoolExecutor(1) as thread:  # a network namespace is a thread's, and its children's
         thread.submit(run).result(100)
+
+
+def login_takes(node: Node, user: str, password: str) -> bool:
+    with Mupdate(node.address, user="") as client:
+        secret = base64.b64encode(f"\0{user}\0{password}".encode())
+        return client.command(b'AUTHENTICATE "PLAIN"', secret)[-1].verb == "OK"
+
+
+def test_saslauthd_is_asked_and_its_absence_is_a_refusal(root: Root, new_state: Callable[[], Path]) -> None:
+    state, network = new_state(), Network()
+    try:
+        saslauthd = Saslauthd(state / "saslauthd", root, make_sasldb(root, state / "sasl", ["mup.lab"]))
+        mupdate = {
+            "pwcheck": "saslauthd",
+            "password_file": "",
+            "realm": "mup.lab",
+            "saslauthd_path": str(saslauthd.socket),
+        }
+        node = Node(network.address(10), state / "node", {}, {"mupdate": mupdate})
+        node.configure()
+        with contextlib.closing(saslauthd), contextlib.closing(node):
+            saslauthd.start()
+            node.start()
+            assert login_takes(node, PEER, PASSWORDS[PEER])
+            assert not login_takes(node, PEER, "wrong")
+            saslauthd.kill()
+            assert not login_takes(node, PEER, PASSWORDS[PEER])
+            saslauthd.start()
+            assert login_takes(node, PEER, PASSWORDS[PEER])
+    finally:
+        network.close()
+
+
+def test_sighup_takes_a_renewed_certificate(new_state: Callable[[], Path], authority: Authority) -> None:
+    state, network = new_state(), Network()
+    try:
+        files = tls_of(authority)
+        node = Node(network.address(10), state / "node", {}, {"mupdate": files})
+        node.configure()
+        with contextlib.closing(node.start()):
+            assert common_name(node, authority) == "mup.lab"
+            renewed = authority.issue("renewed", "/CN=renewed.lab", "DNS:mup.lab")
+            for old, new in zip(files.values(), renewed, strict=True):
+                Path(old).write_bytes(new.read_bytes())
+            os.kill(node.pid, signal.SIGHUP)
+            wait_until(lambda: common_name(node, authority) == "renewed.lab", "the new certificate", 10)
+            node.expect("event=node.reload_failed")
+            Path(files["tls_key"]).write_text("broken")
+            os.kill(node.pid, signal.SIGHUP)
+            node.wait_log("event=node.reload_failed")
+            assert common_name(node, authority) == "renewed.lab"
+    finally:
+        network.close()
+
+
+def common_name(node: Node, authority: Authority) -> str:
+    """Whom the node's certificate names."""
+    client = Mupdate(node.address, user="")
+    client.send(b"S STARTTLS\r\n")
+    assert client.receive().verb == "OK"
+    context = ssl.create_default_context(cafile=str(authority.ca))
+    with context.wrap_socket(client._socket, server_hostname="mup.lab") as secure:
+        certificate = secure.getpeercert()
+    return identity_of(certificate)

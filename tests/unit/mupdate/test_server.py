@@ -300,6 +300,28 @@ def test_guessing_ends(master: InProcessMaster, capfd: pytest.CaptureFixture[str
     assert heard.endswith(b'* BYE "too many failed logins"\r\n')
 
 
+def test_a_failed_login_delays_its_own_client_only(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """While many wait for their NO, everybody else logs in: their delay holds no thread and no place in a queue."""
+    with InProcessMaster(tmp_path, failed_login_s=60.0) as master:
+        wrong = b'A AUTHENTICATE "PLAIN" "%s"\r\n' % base64.b64encode(b"\0murder\0wrong")
+        guessers = [master.raw() for _ in range(300)]  # more than the login pool has threads and places
+        for guesser in guessers:
+            guesser.sendall(wrong)
+        log = ""
+
+        def refused() -> bool:
+            nonlocal log
+            log += capfd.readouterr().err
+            return log.count("event=mupdate.login_failed") == len(guessers)
+
+        wait_until(refused, "all of them are refused")
+        assert log.count("wrong user or password") > 0
+        for _ in range(5):
+            master.connect().ok(b"NOOP")
+        for guesser in guessers:
+            assert guesser.recv(65536).endswith(b'"(master)"\r\n')  # and no answer yet
+
+
 def test_a_node_that_may_not_answer_says_nothing(tmp_path: Path) -> None:
     with InProcessMaster(tmp_path, may_answer=False) as master:
         assert read_all(master.raw()) == b""
