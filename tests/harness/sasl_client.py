@@ -55,7 +55,7 @@ class DigestMd5:
     def final(self, challenge: bytes) -> bytes:
         pairs = re.findall(r'([a-z-]+)=(?:"((?:[^"\\]|\\.)*)"|([^,]*))', challenge.decode())
         offered = {key: quoted or bare for key, quoted, bare in pairs}
-        assert offered["qop"] == "auth", offered
+        assert "auth" in offered["qop"].split(","), offered
         realm, nonce, mine = offered["realm"], offered["nonce"], secrets.token_hex(12)
         secret = hashlib.md5(f"{self._user}:{realm}:{self._password}".encode()).digest()
         first = hashlib.md5(secret + f":{nonce}:{mine}".encode()).hexdigest()

@@ -92,6 +92,7 @@ def digest(password="secret"):
     try:
         first = exchange.start("DIGEST-MD5", None)
         assert not first.done
+        assert b'qop="auth"' in first.challenge, "no security layer is offered"
         last = exchange.step(client.final(first.challenge))
         assert not last.done
         client.verify(last.challenge)
