@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 from collections import deque
 from typing import Protocol, cast
 
@@ -49,7 +48,6 @@ from cyrusext.mupdate.types import (
     Update,
 )
 from cyrusext.net.sasl import NOTHING_PROVED, LoginRefused, LoginUnavailable, Proved, Step
-from cyrusext.net.tls import identity_of
 from cyrusext.runtime import logging
 from cyrusext.wire.deflate import Deflate
 from cyrusext.wire.sasl import Secret
@@ -473,28 +471,15 @@ class Session(asyncio.Protocol):
         bounds = self._service.bounds
         self._handshaking = True
         try:
-            transport = await asyncio.get_running_loop().start_tls(
-                self._transport,
-                self,
-                self._service.tls.context,
-                server_side=True,
-                ssl_handshake_timeout=bounds.handshake_s,
-                ssl_shutdown_timeout=bounds.close_s,
-            )
+            secured = await self._service.tls.begin(self._transport, self, bounds.handshake_s, bounds.close_s)
         except BaseException as error:
-            self._transport.abort()
             self._sessions.forget(self)
-            if not isinstance(error, OSError):
-                raise
-            reason = error.reason if isinstance(error, ssl.SSLError) else error
-            log.info("mupdate.tls_failed", peer=self.peer, reason=reason)
-            raise ConnectionAbortedError("TLS did not begin") from error
-        if transport is None:
-            raise ConnectionAbortedError("the client left while TLS began")
-        self._transport, self._handshaking, self._reading = transport, False, True
-        cipher = transport.get_extra_info("cipher")
-        self._proved = Proved(identity_of(transport.get_extra_info("peercert")), cipher[2] if cipher else 0)
-        log.debug("mupdate.tls", peer=self.peer, identity=self._proved.identity, cipher=cipher[0] if cipher else "")
+            if isinstance(error, ConnectionError):
+                log.info("mupdate.tls_failed", peer=self.peer, reason=error)
+            raise
+        self._transport, self._handshaking, self._reading = secured.transport, False, True
+        self._proved = Proved(secured.identity, secured.bits)
+        log.debug("mupdate.tls", peer=self.peer, identity=secured.identity, cipher=secured.cipher)
         self._offer()
         self._write(self._connection.banner())
 

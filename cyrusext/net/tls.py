@@ -6,12 +6,22 @@ need not have a certificate.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyrusext.errors import ConfigError
+
+
+class Secured(NamedTuple):
+    """A connection under TLS: its transport, whom the client's certificate names ("": nobody), and the cipher."""
+
+    transport: asyncio.Transport
+    identity: str
+    cipher: str
+    bits: int
 
 
 class ServerTls:
@@ -28,6 +38,33 @@ class ServerTls:
     def reload(self) -> None:
         """Load the files again.  Raises ConfigError and changes nothing where one can not be used."""
         self.context = self._load()
+
+    async def begin(
+        self, transport: asyncio.Transport, protocol: asyncio.Protocol, handshake_s: float, shutdown_s: float
+    ) -> Secured:
+        """Begin TLS on `transport` as its server, within `handshake_s` seconds.
+
+        Raises ConnectionAbortedError, with the reason, where it does not begin; `transport` is closed then.
+        """
+        try:
+            secure = await asyncio.get_running_loop().start_tls(
+                transport,
+                protocol,
+                self.context,
+                server_side=True,
+                ssl_handshake_timeout=handshake_s,
+                ssl_shutdown_timeout=shutdown_s,
+            )
+        except OSError as error:  # SSLError is an OSError
+            transport.abort()
+            raise ConnectionAbortedError(_reason(error)) from error
+        except BaseException:
+            transport.abort()
+            raise
+        if secure is None:
+            raise ConnectionAbortedError("the client left")
+        name, _, bits = secure.get_extra_info("cipher") or ("", "", 0)
+        return Secured(secure, identity_of(secure.get_extra_info("peercert")), name, bits)
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
