@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from typing import Protocol, cast
+from typing import Protocol
 
 from cyrusext.directory.base import Outcome
 from cyrusext.directory.ownership import Action, Change, check_change
 from cyrusext.errors import InvalidName, RemoteProtocolError
-from cyrusext.model import MailboxRecord, State
+from cyrusext.model import State
+from cyrusext.mupdate.channel import Channel
 from cyrusext.mupdate.login import Login
 from cyrusext.mupdate.service import Service
 from cyrusext.mupdate.state import LOGGED_OUT
@@ -39,7 +40,6 @@ from cyrusext.mupdate.types import (
     Noop,
     Ok,
     ProtocolViolation,
-    Reply,
     Reserve,
     SaslCancelled,
     SaslResponse,
@@ -47,9 +47,8 @@ from cyrusext.mupdate.types import (
     Starttls,
     Update,
 )
-from cyrusext.net.sasl import NOTHING_PROVED, LoginRefused, LoginUnavailable, Proved, Step
+from cyrusext.net.sasl import NOTHING_PROVED, LoginRefused, LoginUnavailable, Step
 from cyrusext.runtime import logging
-from cyrusext.wire.deflate import Deflate
 from cyrusext.wire.sasl import Secret
 
 log = logging.get()
@@ -57,10 +56,6 @@ log = logging.get()
 MAX_UNANSWERED = 512
 """Changes of one connection that may wait for their answers."""
 MAX_FAILED_LOGINS = 5
-WRITE_AHEAD = 64 << 10
-"""Replies collected before they are handed to the transport, in bytes."""
-READ_AHEAD = 128 << 10
-"""Bytes read and not yet looked at before reading pauses."""
 TURN = 200
 """Events handled before others get their turn."""
 
@@ -86,34 +81,19 @@ class Sessions(Protocol):
     def forget(self, session: Session) -> None: ...
 
 
-class Session(asyncio.Protocol):
-    """The asyncio side of one connection."""
+class Session(Channel):
+    """One client, from its admission to its end."""
 
     def __init__(self, service: Service, sessions: Sessions) -> None:
-        self._service, self._sessions = service, sessions
-        self._connection = service.new_connection()
+        super().__init__(service)
+        self._sessions = sessions
         self._unanswered: deque[tuple[bytes, Change, asyncio.Future[Outcome]]] = deque()
         self._answered = asyncio.Event()
-        self._out: list[bytes] = []
-        self._out_size = 0
-        self._reading = True
-        self._ended = False
-        self._received = asyncio.Event()
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self._proved: Proved | None = None
-        self._handshaking = False
-        self._deflate: Deflate | None = None
         self._mechanisms: tuple[str, ...] = ()
         self._login: Login | None = None
         self._failed_logins = 0
         self._stream: Stream | None = None
         self._task: asyncio.Task[None] | None = None
-        self._cut: asyncio.TimerHandle | None = None
-        self.host = ""
-        """The client's address; empty on a UNIX socket."""
-        self.peer = "unix"
-        self.user = ""
         self._asking = ""
         """The server whose list this client has asked for: ``ctl_mboxlist -m`` asks for its own."""
 
@@ -122,14 +102,9 @@ class Session(asyncio.Protocol):
         """The client has asked for the stream of changes."""
         return self._stream is not None
 
-    # The transport's side.
+    # Beginning and end.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        peername = transport.get_extra_info("peername")
-        if isinstance(peername, tuple):
-            self.host = str(peername[0]).removeprefix("::ffff:")
-            self.peer = f"{self.host}:{peername[1]}"
+    def opened(self) -> None:
         if not self._service.directory.may_answer:
             self._transport.abort()  # before any "* OK": the client goes elsewhere
         elif sentence := self._sessions.admit(self):
@@ -138,78 +113,13 @@ class Session(asyncio.Protocol):
             self._offer()
             self._task = asyncio.get_running_loop().create_task(self._serve())
 
-    def data_received(self, data: bytes) -> None:
-        if self._deflate is None:
-            self._connection.receive_data(data)
-            ahead = self._connection.buffered
-        else:
-            self._deflate.feed(data)
-            ahead = self._deflate.waiting
-        if self._reading and ahead > READ_AHEAD:
-            self._reading = False
-            self._transport.pause_reading()
-        self._received.set()
-
-    def eof_received(self) -> bool:
-        self._ended = True
-        self._received.set()
-        return self._proved is None  # what came before the end still gets its answer; TLS ends both ways at once
-
     def connection_lost(self, _error: Exception | None) -> None:
         self._sessions.forget(self)
         if self._stream is not None:
             self._stream.close()
-        if self._cut is not None:
-            self._cut.cancel()
+        self.stop_closing()
         if self._task is not None:
             self._task.cancel()
-
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
-
-    # Writing.
-
-    def send(self, reply: Reply) -> None:
-        """Collect `reply` for the client; `flush` sends what is collected."""
-        self._write(self._connection.send(reply))
-
-    def send_records(self, tag: bytes, records: list[MailboxRecord]) -> None:
-        """Send the lines that report `records`; once logged out, do nothing."""
-        if records and self._connection.state is not LOGGED_OUT:
-            self._write(self._connection.send_records(tag, records))
-            self.flush()
-
-    def _write(self, data: bytes) -> None:
-        self._out.append(data)
-        self._out_size += len(data)
-        if self._out_size > WRITE_AHEAD:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._out:
-            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-            self._out.clear()
-            self._out_size = 0
-            if not self._transport.is_closing():
-                self._transport.write(data if self._deflate is None else self._deflate.compress(data))
-
-    async def drain(self) -> None:
-        """Send what is collected and wait until the client takes it.
-
-        Raises ConnectionAbortedError when that takes too long; the client is cut off then.
-        """
-        self.flush()
-        if self._writable.is_set():
-            return
-        try:
-            await asyncio.wait_for(self._writable.wait(), self._service.bounds.slow_reader_s)
-        except TimeoutError:
-            log.warning("mupdate.too_slow", peer=self.peer, user=self.user)
-            self._transport.abort()
-            raise ConnectionAbortedError("the client does not take its replies") from None
 
     def bye(self, text: str) -> None:
         """Say BYE and close; a client that does not read it is cut off."""
@@ -222,11 +132,6 @@ class Session(asyncio.Protocol):
         self._close()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-
-    def _close(self) -> None:
-        self.flush()
-        self._transport.close()
-        self._cut = asyncio.get_running_loop().call_later(self._service.bounds.close_s, self._transport.abort)
 
     async def finish(self, text: str) -> None:
         """Let the changes at hand be answered, then say BYE."""
@@ -279,16 +184,13 @@ class Session(asyncio.Protocol):
         return await self._more_data()
 
     async def _more_data(self) -> bool:
-        if self._deflate is not None and self._deflate.pending:
-            return await self._inflate(self._deflate)
+        if self.inflatable:
+            return await self._inflate()
         if self._ended:
             await self._settled()
             self._close()
             return False
-        self._received.clear()
-        if not self._reading and not self._transport.is_closing():
-            self._reading = True
-            self._transport.resume_reading()
+        self.read_on()
         # A subscriber may be silent for as long as it likes: TCP's keep-alive tells whether it is there.
         silent = self._stream is not None or not self.user
         try:
@@ -421,13 +323,13 @@ class Session(asyncio.Protocol):
     async def _find_later(self, command: Find) -> bool:
         leftovers = self._service.leftovers
         assert leftovers is not None
-        log.warning("mupdate.find_waits", peer=self.peer, name=command.name, asking=self._asking)
+        log.warning("mupdate.find_waits", peer=self.peer, mailbox=without_folder(command.name), asking=self._asking)
         if await leftovers.settled(command.name, self._asking):
             return self._find(command)
         log.error(
             "mupdate.find_unanswered",
             peer=self.peer,
-            name=command.name,
+            mailbox=without_folder(command.name),
             asking=self._asking,
             reason="reserved by another server, which has not pushed its list since; let it run ctl_mboxlist -m, "
             "or decide with: cyrusext mailbox set --force or cyrusext mailbox delete",
@@ -458,28 +360,19 @@ class Session(asyncio.Protocol):
         self.flush()
         self._stream.begin()
 
-    # What lies between the protocol and the transport.
+    # TLS and compression.
 
     def _offer(self) -> None:
         self._mechanisms = self._service.mechanisms_for(self.host, self._proved)
         self._connection.set_mechanisms(self._mechanisms)
 
     async def _start_tls(self, command: Starttls) -> None:
-        assert self._service.tls is not None
         self.send(Ok(command.tag, "Begin TLS negotiation now"))  # from here on what came in the clear is forgotten
-        self.flush()
-        bounds = self._service.bounds
-        self._handshaking = True
         try:
-            secured = await self._service.tls.begin(self._transport, self, bounds.handshake_s, bounds.close_s)
-        except BaseException as error:
+            await self.secure()
+        except BaseException:
             self._sessions.forget(self)
-            if isinstance(error, ConnectionError):
-                log.info("mupdate.tls_failed", peer=self.peer, reason=error)
             raise
-        self._transport, self._handshaking, self._reading = secured.transport, False, True
-        self._proved = Proved(secured.identity, secured.bits)
-        log.debug("mupdate.tls", peer=self.peer, identity=secured.identity, cipher=secured.cipher)
         self._offer()
         self._write(self._connection.banner())
 
@@ -489,13 +382,12 @@ class Session(asyncio.Protocol):
             self.bye("nothing may follow COMPRESS before its answer")
             return False
         self.send(Ok(command.tag, f"{command.algorithm} active"))
-        self.flush()
-        self._deflate = Deflate()
+        self.deflate()
         return True
 
-    async def _inflate(self, deflate: Deflate) -> bool:
+    async def _inflate(self) -> bool:
         try:
-            self._connection.receive_data(deflate.take(READ_AHEAD))
+            self.inflate()
         except RemoteProtocolError as error:
             log.info("mupdate.violation", peer=self.peer, user=self.user, reason=error, closed=True)
             self.bye(str(error))

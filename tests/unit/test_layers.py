@@ -25,6 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "cyrusext.mupdate.login",
             "cyrusext.mupdate.server",
             "cyrusext.mupdate.service",
+            "cyrusext.mupdate.channel",
             "cyrusext.mupdate.session",
             "cyrusext.mupdate.stream",
             "lmtp_router",
