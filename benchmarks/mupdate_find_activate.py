@@ -16,11 +16,9 @@ import os
 import platform
 import re
 import selectors
-import shutil
 import socket
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,8 +31,8 @@ from tests.harness.cyrus import MUPDATE_PORT, PASSWORDS, PEER, CyrusMupdate, mak
 from tests.harness.network import Network
 from tests.harness.ours import Node
 from tests.harness.server import Server
+from tests.harness.side_by_side import CLIENT_CPU, SERVER_CPU, cpu_seconds, pin, workplace
 
-SERVER_CPU, CLIENT_CPU = 0, 1
 ACL = b"user%d\tlrswipkxtecdan\tanyone\tp\t"
 
 
@@ -134,25 +132,6 @@ def send(connection: socket.socket, commands: Iterator[bytes], count: int) -> in
     return len(batch)
 
 
-def processes(server: Server) -> list[int]:
-    assert server._running is not None
-    return list(server._running.namespace.processes())
-
-
-def cpu_seconds(server: Server) -> float:
-    ticks = 0
-    for pid in processes(server):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def pin(server: Server, cpu: int) -> None:
-    for pid in processes(server):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), {cpu})
-
-
 def measure(peer: Peer, phase: Phase) -> Figure:
     connections = [connect(peer.address) for _ in range(phase.width)]
     try:
@@ -227,18 +206,8 @@ def main() -> int:
     parser.add_argument("--names", type=int, default=20_000, help="mailboxes that are there before")
     parser.add_argument("--rounds", type=int, default=3, help="the median of this many is shown")
     arguments = parser.parse_args()
-    state, network = Path(tempfile.mkdtemp(prefix="cyx-bench-")), Network()
-    peers: list[Peer] = []
-    try:
-        peers = start_both(state, network)
-        results = run(arguments.names, arguments.rounds, peers)
-    finally:
-        for peer in peers:
-            peer.server.kill()
-        for server in list(Server.live):
-            server.close()
-        network.close()
-        shutil.rmtree(state, ignore_errors=True)
+    with workplace() as (state, network):
+        results = run(arguments.names, arguments.rounds, start_both(state, network))
     if any({"node", "stock"} != both.keys() for both in results.values()) or not results:
         print("a peer did not run: no table", file=sys.stderr)
         return 1

@@ -13,11 +13,9 @@ import argparse
 import base64
 import os
 import platform
-import shutil
 import socket
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -31,8 +29,8 @@ from tests.harness.network import Network
 from tests.harness.ours import Config, Node
 from tests.harness.sasl_client import DigestMd5, Scram
 from tests.harness.server import Server
+from tests.harness.side_by_side import CLIENT_CPU, SERVER_CPU, cpu_seconds, pin, workplace
 
-SERVER_CPU, CLIENT_CPU = 0, 1
 REALM = "mup.lab"
 MECHANISMS = ("PLAIN", "DIGEST-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512")
 CHEAP = frozenset({"PLAIN", "DIGEST-MD5"})
@@ -105,25 +103,6 @@ def log_in(address: str, mechanism: str) -> None:
     talk.end()
 
 
-def processes(server: Server) -> list[int]:
-    assert server._running is not None
-    return list(server._running.namespace.processes())
-
-
-def cpu_seconds(server: Server) -> float:
-    ticks = 0
-    for pid in processes(server):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def pin(server: Server, cpu: int) -> None:
-    for pid in processes(server):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), {cpu})
-
-
 def measure(server: Server, mechanism: str, logins: int) -> Figure:
     log_in(server.address, mechanism)  # threads and plug-ins of the first time
     pin(server, SERVER_CPU)
@@ -168,10 +147,8 @@ def main() -> int:
     parser.add_argument("--logins", type=int, default=200, help="logins of a round; ten times as many of cheap ones")
     parser.add_argument("--rounds", type=int, default=3, help="the median of this many is shown")
     arguments = parser.parse_args()
-    state, network = Path(tempfile.mkdtemp(prefix="cyx-bench-")), Network()
     results: dict[str, dict[str, list[Figure]]] = {}
-    servers: dict[str, Server] = {}
-    try:
+    with workplace() as (state, network):
         servers = start_both(state, network)
         os.sched_setaffinity(0, {CLIENT_CPU})
         for round_ in range(arguments.rounds):
@@ -181,13 +158,6 @@ def main() -> int:
                     figure = measure(servers[name], mechanism, logins)
                     results.setdefault(mechanism, {}).setdefault(name, []).append(figure)
                     print(f"round {round_ + 1}: {name}: {mechanism}: {figure.cpu_ms:.2f} ms", file=sys.stderr)
-    finally:
-        for server in servers.values():
-            server.kill()
-        for server in list(Server.live):
-            server.close()
-        network.close()
-        shutil.rmtree(state, ignore_errors=True)
     if any({"node", "stock"} != both.keys() for both in results.values()) or not results:
         print("a peer did not run: no table", file=sys.stderr)
         return 1

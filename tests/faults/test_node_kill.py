@@ -19,8 +19,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.harness.mupdate import PORT, Entry, Mupdate, UpdateStream
-from tests.harness.network import Network
 from tests.harness.ours import Node
+from tests.harness.topology import lone_node
 from tests.harness.waiting import wait_until
 
 pytestmark = [
@@ -35,16 +35,8 @@ WRITERS = 6
 
 @pytest.fixture
 def node(new_state: Callable[[], Path]) -> Iterator[Node]:
-    network = Network()
-    node = Node(network.address(10), new_state(), {}, {"log": {"level": "info"}})
-    node.configure()
-    try:
-        node.start()
+    with lone_node(new_state()) as node:
         yield node
-        node.close()
-    finally:
-        node.kill()
-        network.close()
 
 
 class Claim(NamedTuple):

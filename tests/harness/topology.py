@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -225,3 +225,18 @@ class Delivery(Group):
                 return client.command("RCPT TO:<nobody-at-all@example.org>").code == 451
 
         wait_until(refused_for_now, "the index is too old for a no", timeout_s, 0.1)
+
+
+@contextlib.contextmanager
+def lone_node(state: Path) -> Iterator[Node]:
+    """A node that nobody else is connected to, running."""
+    network = Network()
+    node = Node(network.address(10), state, {}, {"log": {"level": "info"}})
+    node.configure()
+    try:
+        node.start()
+        yield node
+        node.close()
+    finally:
+        node.kill()
+        network.close()

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness.mupdate import PORT, Mupdate, literal
-from tests.harness.network import Network
 from tests.harness.ours import Node
+from tests.harness.topology import lone_node
 
 LOGIN = b'L AUTHENTICATE "PLAIN" "%s"\r\n' % base64.b64encode(b"\0murder\0murderpw")
 ENOUGH = b"N NOOP\r\nQ LOGOUT\r\n"
@@ -24,16 +24,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the node runs in a na
 
 @pytest.fixture(scope="module")
 def node(new_state: Callable[[], Path]) -> Iterator[Node]:
-    network = Network()
-    node = Node(network.address(10), new_state(), {}, {"log": {"level": "info"}})
-    node.configure()
-    try:
-        node.start()
+    with lone_node(new_state()) as node:
         yield node
-        node.close()
-    finally:
-        node.kill()
-        network.close()
 
 
 @pytest.fixture
