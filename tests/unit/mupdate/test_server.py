@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import ipaddress
 import random
 import socket
@@ -13,6 +14,7 @@ import pytest
 
 from cyrusext.mupdate.service import Bounds
 from cyrusext.mupdate.session import without_folder
+from cyrusext.runtime import logging
 from tests.harness.inprocess import InProcessMaster
 from tests.harness.mupdate import Mupdate, UpdateStream, literal
 from tests.harness.waiting import NeverHappened, wait_until
@@ -300,22 +302,26 @@ def test_guessing_ends(master: InProcessMaster, capfd: pytest.CaptureFixture[str
     assert heard.endswith(b'* BYE "too many failed logins"\r\n')
 
 
-def test_a_failed_login_delays_its_own_client_only(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    """The log of the test, to be read again and again while it is written."""
+    lines = io.StringIO()
+    logging.setup("info", lines)
+    yield lines
+    logging.setup()
+
+
+def test_a_failed_login_delays_its_own_client_only(tmp_path: Path, log: io.StringIO) -> None:
     """While many wait for their NO, everybody else logs in: their delay holds no thread and no place in a queue."""
     with InProcessMaster(tmp_path, failed_login_s=60.0) as master:
         wrong = b'A AUTHENTICATE "PLAIN" "%s"\r\n' % base64.b64encode(b"\0murder\0wrong")
         guessers = [master.raw() for _ in range(300)]  # more than the login pool has threads and places
         for guesser in guessers:
             guesser.sendall(wrong)
-        log = ""
-
-        def refused() -> bool:
-            nonlocal log
-            log += capfd.readouterr().err
-            return log.count("event=mupdate.login_failed") == len(guessers)
-
-        wait_until(refused, "all of them are refused")
-        assert log.count("wrong user or password") > 0
+        wait_until(
+            lambda: log.getvalue().count("event=mupdate.login_failed") == len(guessers), "all of them are refused"
+        )
+        assert log.getvalue().count("wrong user or password") > 0
         for _ in range(5):
             master.connect().ok(b"NOOP")
         for guesser in guessers:
