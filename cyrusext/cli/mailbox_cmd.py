@@ -10,8 +10,9 @@ import cyrusext
 from cyrusext.cli.options import Commands, complain, config_option, dry_run_option, force_option, format_option
 from cyrusext.cli.output import print_rows
 from cyrusext.cli.transfer_cmd import export_command, import_command
+from cyrusext.directory.batch import Applied, Wanted
 from cyrusext.errors import InvalidName
-from cyrusext.manage.control import DELETE, Applied, Change, ControlClient
+from cyrusext.manage.control import ControlClient
 from cyrusext.model import State, check_acl, check_name, parse_location
 from cyrusext.runtime.config import Config
 
@@ -61,7 +62,7 @@ def set_command(
     raw_name = check_name(os.fsencode(name))
     with ControlClient(config.node.run_dir) as node:
         raw_acl = _parse_acl(os.fsencode(acl)) if acl is not None else _present_acl(config, raw_name)
-        change = Change(raw_name, int(State.ACTIVE), server, partition, raw_acl)
+        change = Wanted(raw_name, int(State.ACTIVE), server, partition, raw_acl)
         applied = node.apply([change], force=force, dry_run=dry_run)
     _settle(ctx, name, applied, dry_run)
 
@@ -76,7 +77,7 @@ def delete_command(ctx: click.Context, config: Config, name: str, dry_run: bool)
 
     Exit status 1 when there is none.
     """
-    change = Change(check_name(os.fsencode(name)), DELETE)
+    change = Wanted(check_name(os.fsencode(name)), int(State.DELETED))
     with ControlClient(config.node.run_dir) as node:
         applied = node.apply([change], dry_run=dry_run)
     _settle(ctx, name, applied, dry_run)

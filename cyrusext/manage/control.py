@@ -16,60 +16,23 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
 from cyrusext import errors
+from cyrusext.directory.batch import Applied, Wanted
 from cyrusext.errors import CyrusExtError, NodeUnavailable
 
 MAX_FRAME = 16 << 20
 """Longest frame in bytes, either way."""
-MAX_BATCH = 5000
-"""Most changes in one request."""
 MAX_BATCH_BYTES = 4 << 20
 """Most bytes of names and ACLs in one request: its reply repeats up to as much again."""
-
-ABSENT = 0
-"""State of a `Change` in a reply: there was no record."""
-DELETE = 3
-"""State of a `Change` in a request: remove the record."""
-
-
-class Change(NamedTuple):
-    """One wanted record, or in a reply the one that was there: `state` is a State's value, `ABSENT` or `DELETE`."""
-
-    name: bytes
-    state: int
-    server: str = ""
-    partition: str = ""
-    acl: bytes = b""
-
-
-class Refusal(NamedTuple):
-    """A change that the node did not make, why, and where the mailbox is."""
-
-    name: bytes
-    reason: str
-    server: str
-    partition: str
 
 
 class _Fault(msgspec.Struct):
     code: str = ""
     message: str = "the node gave no reason"
-
-
-class Applied(msgspec.Struct, frozen=True):
-    """What the node did with one batch; `before` is what was there, for each record that changed."""
-
-    created: int = 0
-    changed: int = 0
-    unchanged: int = 0
-    deleted: int = 0
-    absent: int = 0
-    refused: list[Refusal] = []
-    before: list[Change] = []
 
 
 class _Envelope(msgspec.Struct):
@@ -127,12 +90,12 @@ class ControlClient:
         self._submit({"op": "status"})
         return self._collect(_StatusReply).status
 
-    def apply(self, changes: Sequence[Change], *, force: bool = False, dry_run: bool = False) -> Applied:
-        """Have the node make `changes` (at most `MAX_BATCH`) in one transaction; return what came of it."""
+    def apply(self, changes: Sequence[Wanted], *, force: bool = False, dry_run: bool = False) -> Applied:
+        """Have the node make `changes` (at most `MAX_CHANGES`) in one transaction; return what came of it."""
         self.submit(changes, force=force, dry_run=dry_run)
         return self.collect()
 
-    def submit(self, changes: Sequence[Change], *, force: bool = False, dry_run: bool = False) -> None:
+    def submit(self, changes: Sequence[Wanted], *, force: bool = False, dry_run: bool = False) -> None:
         """Queue a batch without waiting for its reply, which the matching `collect` returns."""
         self._submit({"op": "apply", "changes": changes, "force": force, "dry_run": dry_run, "by": _who()})
 

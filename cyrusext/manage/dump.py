@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
+from cyrusext.directory.batch import Wanted
 from cyrusext.errors import InvalidName
-from cyrusext.manage.control import Change
 from cyrusext.model import MailboxRecord, ServerPartition, State, check_acl, check_name, parse_location
 from cyrusext.names import NameRules, inbox_of_user, is_inbox, user_of_mailbox
 
@@ -62,7 +62,7 @@ def detect(head: bytes) -> DumpFormat:
     return DumpFormat.MAP
 
 
-def parser(form: DumpFormat, rules: NameRules, default_server: str) -> Callable[[bytes], Change | None]:
+def parser(form: DumpFormat, rules: NameRules, default_server: str) -> Callable[[bytes], Wanted | None]:
     """Return the function that turns one line of `form` into a change, or into None where it names no mailbox.
 
     `default_server` is used where a line names none (dumps of a backend).  The function raises InvalidName with the
@@ -122,7 +122,7 @@ def to_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
-def _parse_ctl(line: bytes, default_server: str) -> Change | None:
+def _parse_ctl(line: bytes, default_server: str) -> Wanted | None:
     text = line.strip().removesuffix(b",")
     if text in (b"", b"{", b"}", b"{}"):
         return None
@@ -172,7 +172,7 @@ def _acl(acl: dict[str, str] | str | None) -> bytes:
     return to_bytes("".join(f"{identifier}\t{rights}\t" for identifier, rights in acl.items()))
 
 
-def _parse_legacy(line: bytes, default_server: str) -> Change | None:
+def _parse_legacy(line: bytes, default_server: str) -> Wanted | None:
     text = line.rstrip(b"\r\n")
     if not text:
         return None
@@ -197,7 +197,7 @@ def _parse_legacy(line: bytes, default_server: str) -> Change | None:
     return _change(name, state, server, partition, acl, default_server)
 
 
-def _parse_map(line: bytes, rules: NameRules) -> Change | None:
+def _parse_map(line: bytes, rules: NameRules) -> Wanted | None:
     text = line.rstrip(b"\r\n")
     if not text.strip() or text.startswith(b"#"):
         return None
@@ -207,16 +207,16 @@ def _parse_map(line: bytes, rules: NameRules) -> Change | None:
     location = parse_location(fields[1] + b"!")
     if location.partition:
         raise InvalidName("expected a server without partition behind the TAB")
-    return Change(inbox_of_user(fields[0], rules), State.ACTIVE, location.server)
+    return Wanted(inbox_of_user(fields[0], rules), State.ACTIVE, location.server)
 
 
-def _change(name: bytes, state: State, server: str, partition: str, acl: bytes, default_server: str) -> Change:
+def _change(name: bytes, state: State, server: str, partition: str, acl: bytes, default_server: str) -> Wanted:
     if not server:
         if not default_server:
             raise InvalidName("mailbox has no server: is this the dump of a backend? name it with --server")
         server = default_server
     location = _location(server, partition)
-    return Change(check_name(name), int(state), location.server, location.partition, check_acl(acl))
+    return Wanted(check_name(name), int(state), location.server, location.partition, check_acl(acl))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -18,14 +18,9 @@ from typing import BinaryIO, NamedTuple, Protocol, Self
 
 import msgspec
 
+from cyrusext.directory.batch import MAX_CHANGES, Applied, Refusal, Wanted
 from cyrusext.errors import InputError, InvalidName
-from cyrusext.manage.control import (
-    MAX_BATCH,
-    MAX_BATCH_BYTES,
-    Applied,
-    Change,
-    Refusal,
-)
+from cyrusext.manage.control import MAX_BATCH_BYTES
 from cyrusext.manage.dump import DumpFormat, detect, parser
 from cyrusext.manage.undo import UndoWriter, is_undo, lines_backwards, parse_undo_line, undo_changes
 from cyrusext.model import State
@@ -122,7 +117,7 @@ class ImportFile:
     def is_undo(self) -> bool:
         return self.form is None
 
-    def changes(self) -> Iterator[Change]:
+    def changes(self) -> Iterator[Wanted]:
         """Yield the changes that the file asks for, in the order in which they have to be made."""
         if self.form is None:
             lines = lines_backwards(self._file)
@@ -171,7 +166,7 @@ class ImportFile:
             raise InputError("\n".join([*faults, *more]))
 
 
-def keep_known(changes: Iterable[Change], find: Callable[[bytes], Present | None]) -> Iterator[Change]:
+def keep_known(changes: Iterable[Wanted], find: Callable[[bytes], Present | None]) -> Iterator[Wanted]:
     """Complete the changes of a ``user<TAB>server`` file with what is known and not in it.
 
     A mailbox that is already ACTIVE on that server keeps its partition and ACL (so nothing changes); one on another
@@ -188,14 +183,14 @@ def keep_known(changes: Iterable[Change], find: Callable[[bytes], Present | None
 class Applier(Protocol):
     """What an import needs of the node (ControlClient)."""
 
-    def submit(self, changes: list[Change], *, force: bool, dry_run: bool) -> None: ...
+    def submit(self, changes: list[Wanted], *, force: bool, dry_run: bool) -> None: ...
 
     def collect(self) -> Applied: ...
 
 
 def apply_all(
     client: Applier,
-    changes: Iterable[Change],
+    changes: Iterable[Wanted],
     *,
     force: bool = False,
     dry_run: bool = False,
@@ -211,7 +206,7 @@ def apply_all(
     totals = Totals()
     asked: deque[_Asked] = deque()
 
-    def ask(batch: list[Change], planned: list[Change] | None, *, plan: bool) -> None:
+    def ask(batch: list[Wanted], planned: list[Wanted] | None, *, plan: bool) -> None:
         client.submit(batch, force=force, dry_run=dry_run or plan)
         asked.append(_Asked(batch, planned, plan))
 
@@ -240,18 +235,18 @@ def apply_all(
 class _Asked(NamedTuple):
     """A batch on its way, in a dry run (`plan`) or, with what that told, in earnest."""
 
-    batch: list[Change]
-    planned: list[Change] | None
+    batch: list[Wanted]
+    planned: list[Wanted] | None
     plan: bool
 
 
-def batches(changes: Iterable[Change]) -> Iterator[list[Change]]:
+def batches(changes: Iterable[Wanted]) -> Iterator[list[Wanted]]:
     """Group `changes` into lists that one request can hold."""
-    batch: list[Change] = []
+    batch: list[Wanted] = []
     size = 0
     for change in changes:
         weight = len(change.name) + len(change.acl)
-        if batch and (len(batch) == MAX_BATCH or size + weight > MAX_BATCH_BYTES):
+        if batch and (len(batch) == MAX_CHANGES or size + weight > MAX_BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(change)

@@ -17,14 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from cyrusext.directory.batch import ABSENT, Wanted
 from cyrusext.errors import InputError, InvalidName
-from cyrusext.manage.control import ABSENT, DELETE, Change
 from cyrusext.manage.dump import to_bytes, to_json, to_text
 from cyrusext.model import State, check_acl, check_name, parse_location
 
 _MARK = b'{"cyrusext-undo": 1'
 _STATES = {ABSENT: "absent", State.RESERVED: "reserved", State.ACTIVE: "active"}
-_CHANGES = {"absent": DELETE, "reserved": int(State.RESERVED), "active": int(State.ACTIVE)}
+_CHANGES = {"absent": int(State.DELETED), "reserved": int(State.RESERVED), "active": int(State.ACTIVE)}
 _UNTOUCHED = "untouched"
 _BLOCK = 1 << 20
 
@@ -55,15 +55,15 @@ class UndoWriter:
         if not self.written:
             self.path.unlink(missing_ok=True)
 
-    def write(self, before: Sequence[Change]) -> None:
+    def write(self, before: Sequence[Wanted]) -> None:
         """Append what one batch will change, as it is now, and see it to the disk."""
         self._write([_line(change) for change in before])
 
-    def correct(self, planned: Sequence[Change], before: Sequence[Change]) -> None:
+    def correct(self, planned: Sequence[Wanted], before: Sequence[Wanted]) -> None:
         """Append what holds where `before`, what the batch did change, is not what was `planned` and written."""
         if before == planned:
             return
-        expected: defaultdict[bytes, deque[Change]] = defaultdict(deque)
+        expected: defaultdict[bytes, deque[Wanted]] = defaultdict(deque)
         for change in planned:
             expected[change.name].append(change)
         lines = []
@@ -90,7 +90,7 @@ class UndoWriter:
             ) from error
 
 
-def _line(change: Change, *, instead: bool = False) -> bytes:
+def _line(change: Wanted, *, instead: bool = False) -> bytes:
     record: dict[str, str | bool] = {"name": to_text(change.name), "state": _STATES[change.state]}
     if change.state != ABSENT:
         record |= {"location": f"{change.server}!{change.partition}", "acl": to_text(change.acl)}
@@ -104,7 +104,7 @@ def is_undo(head: bytes) -> bool:
     return head.startswith(_MARK)
 
 
-def parse_undo_line(line: bytes) -> Change | None:
+def parse_undo_line(line: bytes) -> Wanted | None:
     """Return the change that a line of an undo file asks for, None for one that asks for nothing (the first).
 
     Raises InvalidName with the reason for a line that no undo file has.
@@ -112,7 +112,7 @@ def parse_undo_line(line: bytes) -> Change | None:
     return _parse(line)[1]
 
 
-def undo_changes(lines: Iterable[bytes]) -> Iterator[Change]:
+def undo_changes(lines: Iterable[bytes]) -> Iterator[Wanted]:
     """Yield what the lines of an undo file ask for; `lines` come from the last to the first."""
     replaced: Counter[bytes] = Counter()
     for line in lines:
@@ -126,7 +126,7 @@ def undo_changes(lines: Iterable[bytes]) -> Iterator[Change]:
             yield change
 
 
-def _parse(line: bytes) -> tuple[bytes, Change | None, bool]:
+def _parse(line: bytes) -> tuple[bytes, Wanted | None, bool]:
     if line.startswith(_MARK) or not line.strip():
         return b"", None, False
     try:
@@ -135,10 +135,10 @@ def _parse(line: bytes) -> tuple[bytes, Change | None, bool]:
         if record["state"] == _UNTOUCHED and instead:
             return name, None, True
         state = _CHANGES[record["state"]]
-        if state == DELETE:
-            return name, Change(name, state), instead
+        if state == State.DELETED:
+            return name, Wanted(name, state), instead
         server, partition = parse_location(to_bytes(record["location"]))
-        return name, Change(name, state, server, partition, check_acl(to_bytes(record["acl"]))), instead
+        return name, Wanted(name, state, server, partition, check_acl(to_bytes(record["acl"]))), instead
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InvalidName("not a line of an undo file") from None
 

@@ -14,8 +14,10 @@ import msgspec
 from msgspec import Meta
 
 from cyrusext.directory.base import Directory
+from cyrusext.directory.batch import MAX_CHANGES, Applied, Wanted
+from cyrusext.errors import CyrusExtError
 from cyrusext.mupdate.server import MupdateServer
-from cyrusext.replica.apply import MAX_CHANGES, Applied, ApplyWork, Wanted
+from cyrusext.replica.apply import ApplyWork
 from cyrusext.replica.writer import GroupCommit
 from cyrusext.runtime import logging
 from cyrusext.runtime.control import error_reply
@@ -95,9 +97,9 @@ class NodeControl:
 
     async def _apply(self, request: ApplyRequest) -> object:
         work = ApplyWork(request.changes, force=request.force, dry_run=request.dry_run, by=request.by)
-        applied: Applied = await self._writer.submit(work)
-        if applied.error is not None:
-            return error_reply(applied.error.code, str(applied.error))
+        applied: Applied | CyrusExtError = await self._writer.submit(work)
+        if isinstance(applied, CyrusExtError):
+            return error_reply(applied.code, str(applied))
         if not request.dry_run and applied.before:
             log.info(
                 "records.applied",
@@ -108,9 +110,7 @@ class NodeControl:
                 deleted=applied.deleted,
                 refused=len(applied.refused),
             )
-        reply = msgspec.structs.asdict(applied)
-        del reply["error"]
-        return {"ok": True, **reply}
+        return {"ok": True, **msgspec.structs.asdict(applied)}
 
     def status(self) -> dict[str, object]:
         """Return what `cyrusext status` shows."""

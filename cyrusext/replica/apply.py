@@ -7,53 +7,12 @@ reported, so that every batch can be undone.
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
-
-import msgspec
 
 from cyrusext.directory.base import Committed, Transaction
+from cyrusext.directory.batch import ABSENT, Applied, Refusal, Wanted
 from cyrusext.directory.embedded import server_of
 from cyrusext.errors import CyrusExtError, InvalidName
 from cyrusext.model import Flag, MailboxRecord, State, check_acl, check_name, parse_location
-
-MAX_CHANGES = 5000
-"""Changes in one batch."""
-
-ABSENT = 0
-"""State of what was not there, in `Applied.before`."""
-
-
-class Wanted(NamedTuple):
-    """One record as it shall be; state DELETED removes it (its other fields do not matter)."""
-
-    name: bytes
-    state: int
-    server: str = ""
-    partition: str = ""
-    acl: bytes = b""
-
-
-class Refusal(NamedTuple):
-    """A change that was not made, why, and where the mailbox is."""
-
-    name: bytes
-    reason: str
-    server: str
-    partition: str
-
-
-class Applied(msgspec.Struct):
-    """What came of a batch; ``before`` has the previous values of everything that changed (or would)."""
-
-    created: int = 0
-    changed: int = 0
-    unchanged: int = 0
-    deleted: int = 0
-    absent: int = 0
-    refused: list[Refusal] = msgspec.field(default_factory=list)
-    before: list[Wanted] = msgspec.field(default_factory=list)
-    error: CyrusExtError | None = None
-    """Why nothing at all was done."""
 
 
 class ApplyWork:
@@ -64,7 +23,7 @@ class ApplyWork:
         self._wanted = sorted(wanted, key=lambda change: change.name)
         self._force, self._dry_run, self._by = force, dry_run, by
 
-    def run(self, transaction: Transaction, changes: list[Committed]) -> Applied:
+    def run(self, transaction: Transaction, changes: list[Committed]) -> Applied | CyrusExtError:
         applied = Applied()
         now_us = time.time_ns() // 1000
         for want in self._wanted:
@@ -117,8 +76,8 @@ class ApplyWork:
         state = State(want.state)
         return MailboxRecord(want.name, state, want.server, want.partition, want.acl, 0, flags, now_us, self._by)
 
-    def failed(self, error: CyrusExtError) -> Applied:
-        return Applied(error=error)
+    def failed(self, error: CyrusExtError) -> CyrusExtError:
+        return error
 
     def applied_late(self) -> None:
         """The operator was told that the outcome is unknown; a repetition finds everything unchanged."""

@@ -19,7 +19,8 @@ import msgspec
 import pytest
 
 import cyrusext
-from cyrusext.manage.control import Change, ControlClient
+from cyrusext.directory.batch import Wanted
+from cyrusext.manage.control import ControlClient
 from tests.harness.mupdate import Mupdate, UpdateStream
 from tests.harness.network import Network
 from tests.harness.ours import Config, Node
@@ -155,11 +156,11 @@ def test_an_operator_s_batch_reaches_the_subscribers(make: Make) -> None:
     node = make({})
     stream = UpdateStream(node.address)
     with ControlClient(run_dir(node)) as control:
-        applied = control.apply([Change(b"user.u%d" % n, 2, "be1", "default", b"u\tl\t") for n in range(5000)])
+        applied = control.apply([Wanted(b"user.u%d" % n, 2, "be1", "default", b"u\tl\t") for n in range(5000)])
         assert applied.created == 5000
         stream.barrier()
         assert len(stream.mirror) == 5000
-        control.apply([Change(b"user.u1", 3), Change(b"user.u2", 2, "be2", "default", b"u\tl\t")], force=True)
+        control.apply([Wanted(b"user.u1", 3), Wanted(b"user.u2", 2, "be2", "default", b"u\tl\t")], force=True)
         stream.barrier()
         assert len(stream.mirror) == 4999
         assert stream.mirror[b"user.u2"].server == "be2"

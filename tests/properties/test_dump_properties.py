@@ -9,8 +9,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyrusext.directory.batch import Wanted
 from cyrusext.errors import InvalidName
-from cyrusext.manage.control import Change
 from cyrusext.manage.dump import DumpFormat, detect, parser, write_ctl, write_map
 from cyrusext.manage.transfer import ImportFile
 from cyrusext.manage.undo import UndoWriter, lines_backwards, parse_undo_line
@@ -40,7 +40,7 @@ def test_a_dump_reads_back_as_it_was(records: list[MailboxRecord]) -> None:
     assert detect(text) is DumpFormat.CTL
     parse = parser(DumpFormat.CTL, NameRules(), "")
     changes = [change for line in text.splitlines() if (change := parse(line))]
-    assert changes == [Change(r.name, int(r.state), r.server, r.partition, r.acl) for r in records]
+    assert changes == [Wanted(r.name, int(r.state), r.server, r.partition, r.acl) for r in records]
 
 
 @given(st.lists(st.from_regex(rb"[a-z][a-z.]{0,8}", fullmatch=True), unique=True, max_size=5), SERVER)
@@ -48,12 +48,12 @@ def test_a_map_reads_back_as_it_was(users: list[bytes], server: str) -> None:
     records = [MailboxRecord(b"user." + u.replace(b".", b"^"), State.ACTIVE, server, "p") for u in users]
     text = b"".join(write_map(records, NameRules()))
     parse = parser(DumpFormat.MAP, NameRules(), "")
-    assert [parse(line) for line in text.splitlines()] == [Change(r.name, 2, server) for r in records]
+    assert [parse(line) for line in text.splitlines()] == [Wanted(r.name, 2, server) for r in records]
 
 
 @given(st.lists(RECORD, max_size=8), st.integers(min_value=1, max_value=3))
 def test_an_undo_file_reads_back_backwards(records: list[MailboxRecord], size: int) -> None:
-    changes = [Change(r.name, int(r.state), r.server, r.partition, r.acl) for r in records]
+    changes = [Wanted(r.name, int(r.state), r.server, r.partition, r.acl) for r in records]
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "undo"
         with UndoWriter(path, "list") as undo:

@@ -15,8 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from cyrusext.cli import cli
+from cyrusext.directory.batch import Applied, Refusal, Wanted
 from cyrusext.errors import CyrusExtError, LocalProtocolError, NodeUnavailable, StoreFull
-from cyrusext.manage.control import MAX_FRAME, Applied, Change, ControlClient, Refusal
+from cyrusext.manage.control import MAX_FRAME, ControlClient
 from cyrusext.manage.transfer import ImportFile
 from cyrusext.names import NameRules
 
@@ -103,7 +104,7 @@ def test_requests_and_replies_as_the_contract_says(tmp_path: Path) -> None:
     with peer(tmp_path, script), ControlClient(tmp_path) as client:
         assert client.status() == {"node": "node1", "pid": 7}
         applied = client.apply(
-            [Change(b"user.alice", 2, "be1", "default", b"a\tlrs\t"), Change(b"user.bob", 3)], force=True
+            [Wanted(b"user.alice", 2, "be1", "default", b"a\tlrs\t"), Wanted(b"user.bob", 3)], force=True
         )
     assert seen[0] == {"op": "status"}
     assert seen[1] == {
@@ -117,7 +118,7 @@ def test_requests_and_replies_as_the_contract_says(tmp_path: Path) -> None:
     assert applied == Applied(
         created=1,
         refused=[Refusal(b"user.bob", "owned by be2", "be2", "default")],
-        before=[Change(b"user.alice", 0)],
+        before=[Wanted(b"user.alice", 0)],
     )
 
 
@@ -224,7 +225,7 @@ def test_both_sides_may_write_more_than_a_socket_holds(tmp_path: Path) -> None:
 
     with peer(tmp_path, script), ControlClient(tmp_path, timeout_s=20) as client:
         for _ in range(3):
-            client.submit([Change(b"user.a", 2, "be1", "", acl)])
+            client.submit([Wanted(b"user.a", 2, "be1", "", acl)])
         assert [client.collect().before[0].acl for _ in range(3)] == [acl] * 3
 
 
@@ -262,4 +263,4 @@ def test_our_own_mistakes_are_ours(tmp_path: Path) -> None:
         with pytest.raises(LocalProtocolError, match="no request"):
             client.collect()
         with pytest.raises(LocalProtocolError, match="at most"):
-            client.submit([Change(b"user.a", 2, "be1", "", b"x" * MAX_FRAME)])
+            client.submit([Wanted(b"user.a", 2, "be1", "", b"x" * MAX_FRAME)])

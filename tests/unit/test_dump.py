@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from cyrusext.directory.batch import Wanted
 from cyrusext.errors import InvalidName
-from cyrusext.manage.control import Change
 from cyrusext.manage.dump import DumpFormat, detect, parser, write_csv, write_ctl, write_map
 from cyrusext.model import MailboxRecord, State
 from cyrusext.names import NameRules
@@ -27,7 +27,7 @@ CYRUS_36 = b"""{
 """
 
 
-def _parse(text: bytes, server: str = "", rules: NameRules | None = None) -> list[Change | None]:
+def _parse(text: bytes, server: str = "", rules: NameRules | None = None) -> list[Wanted | None]:
     parse = parser(detect(text), rules or NameRules(), server)
     return [parse(line) for line in text.splitlines(keepends=True)]
 
@@ -35,14 +35,14 @@ def _parse(text: bytes, server: str = "", rules: NameRules | None = None) -> lis
 def test_the_json_of_cyrus_36() -> None:
     assert detect(CYRUS_36) is DumpFormat.CTL
     assert [change for change in _parse(CYRUS_36) if change] == [
-        Change(b"user.alice", 2, "be1.lab", "default", ACL),
-        Change(b"user.bob", 1, "be2.lab", "", b""),
+        Wanted(b"user.alice", 2, "be1.lab", "default", ACL),
+        Wanted(b"user.bob", 1, "be2.lab", "", b""),
     ]
 
 
 def test_a_backends_dump_needs_the_servers_name() -> None:
     text = b'{\n"user.alice": {"mbtype": "e", "partition": "default", "acl": {"alice": "lrs"}}\n}\n'
-    assert _parse(text, "be1")[1] == Change(b"user.alice", 2, "be1", "default", b"alice\tlrs\t")
+    assert _parse(text, "be1")[1] == Wanted(b"user.alice", 2, "be1", "default", b"alice\tlrs\t")
     with pytest.raises(InvalidName, match="--server"):
         _parse(text)
 
@@ -50,20 +50,20 @@ def test_a_backends_dump_needs_the_servers_name() -> None:
 @pytest.mark.parametrize(
     ("line", "change"),
     [
-        (b"user.alice\t0 default " + ACL + b"\n", Change(b"user.alice", 2, "here", "default", ACL)),
-        (b"user.alice\t1 be1.lab!default " + ACL + b"\n", Change(b"user.alice", 2, "be1.lab", "default", ACL)),
-        (b"user.alice\t1 be1.lab! " + ACL + b"\r\n", Change(b"user.alice", 2, "be1.lab", "", ACL)),
-        (b"user.alice\t3 be1.lab!default (null)\n", Change(b"user.alice", 1, "be1.lab", "default", b"")),
-        (b"user.alice\t9 be1.lab!default\n", Change(b"user.alice", 1, "be1.lab", "default", b"")),
+        (b"user.alice\t0 default " + ACL + b"\n", Wanted(b"user.alice", 2, "here", "default", ACL)),
+        (b"user.alice\t1 be1.lab!default " + ACL + b"\n", Wanted(b"user.alice", 2, "be1.lab", "default", ACL)),
+        (b"user.alice\t1 be1.lab! " + ACL + b"\r\n", Wanted(b"user.alice", 2, "be1.lab", "", ACL)),
+        (b"user.alice\t3 be1.lab!default (null)\n", Wanted(b"user.alice", 1, "be1.lab", "default", b"")),
+        (b"user.alice\t9 be1.lab!default\n", Wanted(b"user.alice", 1, "be1.lab", "default", b"")),
         (b"user.alice\t16 default " + ACL + b"\n", None),
         (
             b"user.alice\t0 default " + ACL + b">7kxgbn2y0v 1792875867 1792875867 4 1 \n",
-            Change(b"user.alice", 2, "here", "default", ACL),
+            Wanted(b"user.alice", 2, "here", "default", ACL),
         ),
-        (b"user.\xff\t0 default a b>c\tlrs\t\n", Change(b"user.\xff", 2, "here", "default", b"a b>c\tlrs\t")),
+        (b"user.\xff\t0 default a b>c\tlrs\t\n", Wanted(b"user.\xff", 2, "here", "default", b"a b>c\tlrs\t")),
     ],
 )
-def test_the_lines_of_older_versions(line: bytes, change: Change | None) -> None:
+def test_the_lines_of_older_versions(line: bytes, change: Wanted | None) -> None:
     assert detect(line) is DumpFormat.CTL_LINES
     assert _parse(line, "here") == [change]
 
@@ -74,9 +74,9 @@ def test_user_and_server() -> None:
     assert _parse(text, rules=NameRules(virtdomains=True, default_domain="example.org")) == [
         None,
         None,
-        Change(b"user.alice", 2, "be1"),
-        Change(b"user.al^ice", 2, "be2.example:143"),
-        Change(b"example.net!user.bob", 2, "be1"),
+        Wanted(b"user.alice", 2, "be1"),
+        Wanted(b"user.al^ice", 2, "be2.example:143"),
+        Wanted(b"example.net!user.bob", 2, "be1"),
     ]
 
 
@@ -117,7 +117,7 @@ def test_unreadable_lines(text: bytes, reason: str) -> None:
 
 def test_a_closing_brace_on_the_last_line_is_taken() -> None:
     line = b'{"user.a": {"server": "be1", "partition": "}}", "acl": {"a}": "lrs"}}}\n'
-    assert _parse(line) == [Change(b"user.a", 2, "be1", "}}", b"a}\tlrs\t")]
+    assert _parse(line) == [Wanted(b"user.a", 2, "be1", "}}", b"a}\tlrs\t")]
 
 
 def test_the_dump_that_is_written_is_json_for_others_too() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cyrusext.directory.batch import ABSENT, MAX_CHANGES, Applied, Wanted
 from cyrusext.errors import InputError, InvalidName, NodeUnavailable
-from cyrusext.manage.control import ABSENT, DELETE, MAX_BATCH, MAX_BATCH_BYTES, Applied, Change
+from cyrusext.manage.control import MAX_BATCH_BYTES
 from cyrusext.manage.transfer import MAX_LINE, ImportFile, apply_all, batches, keep_known
 from cyrusext.manage.undo import UndoWriter, lines_backwards, parse_undo_line
 from cyrusext.model import MailboxRecord, State
@@ -71,7 +72,7 @@ def test_a_pipe_can_be_imported(tmp_path: Path) -> None:
     writer = threading.Thread(target=pipe.write_bytes, args=(b"alice\tbe1\n",))
     writer.start()
     with ImportFile(pipe, RULES) as source:
-        assert list(source.changes()) == list(source.changes()) == [Change(b"user.alice", 2, "be1")]
+        assert list(source.changes()) == list(source.changes()) == [Wanted(b"user.alice", 2, "be1")]
     writer.join(10)
 
 
@@ -83,9 +84,9 @@ def test_an_empty_file_holds_nothing(tmp_path: Path) -> None:
 
 
 def test_batches_are_bounded_by_count_and_bytes() -> None:
-    small = [Change(b"user.%d" % number, 2, "be1") for number in range(MAX_BATCH + 1)]
-    assert [len(batch) for batch in batches(small)] == [MAX_BATCH, 1]
-    large = [Change(b"user.a", 2, "be1", "", b"x" * (MAX_BATCH_BYTES // 2))] * 3
+    small = [Wanted(b"user.%d" % number, 2, "be1") for number in range(MAX_CHANGES + 1)]
+    assert [len(batch) for batch in batches(small)] == [MAX_CHANGES, 1]
+    large = [Wanted(b"user.a", 2, "be1", "", b"x" * (MAX_BATCH_BYTES // 2))] * 3
     assert [len(batch) for batch in batches(large)] == [1, 1, 1]
     assert list(batches([])) == []
 
@@ -96,86 +97,86 @@ def test_a_map_keeps_what_it_does_not_say() -> None:
         b"user.moved": MailboxRecord(b"user.moved", State.ACTIVE, "be2", "fast", b"a\tlrs\t"),
         b"user.making": MailboxRecord(b"user.making", State.RESERVED, "be1", "fast"),
     }
-    wanted = [Change(b"user." + name, 2, "be1") for name in (b"same", b"moved", b"making", b"new")]
+    wanted = [Wanted(b"user." + name, 2, "be1") for name in (b"same", b"moved", b"making", b"new")]
     assert list(keep_known(wanted, lambda name: known.get(name))) == [
-        Change(b"user.same", 2, "be1", "fast", b"a\tlrs\t"),
-        Change(b"user.moved", 2, "be1", "", b"a\tlrs\t"),
-        Change(b"user.making", 2, "be1"),
-        Change(b"user.new", 2, "be1"),
+        Wanted(b"user.same", 2, "be1", "fast", b"a\tlrs\t"),
+        Wanted(b"user.moved", 2, "be1", "", b"a\tlrs\t"),
+        Wanted(b"user.making", 2, "be1"),
+        Wanted(b"user.new", 2, "be1"),
     ]
 
 
 def test_undo_goes_backwards_over_all_batches(tmp_path: Path) -> None:
     file = tmp_path / "undo"
     with UndoWriter(file, 'list "x"') as undo:
-        undo.write([Change(b"user.\xff", 2, "be1", "default", b"a\xfe\tlrs\t"), Change(b"user.new", ABSENT)])
+        undo.write([Wanted(b"user.\xff", 2, "be1", "default", b"a\xfe\tlrs\t"), Wanted(b"user.new", ABSENT)])
         undo.write([])
-        undo.write([Change(b"user.new", 1, "be1", "")])
+        undo.write([Wanted(b"user.new", 1, "be1", "")])
     with ImportFile(file, RULES) as source:
         assert source.is_undo
         assert source.mailboxes == 3
         assert list(source.changes()) == [
-            Change(b"user.new", 1, "be1", ""),
-            Change(b"user.new", DELETE),
-            Change(b"user.\xff", 2, "be1", "default", b"a\xfe\tlrs\t"),
+            Wanted(b"user.new", 1, "be1", ""),
+            Wanted(b"user.new", State.DELETED),
+            Wanted(b"user.\xff", 2, "be1", "default", b"a\xfe\tlrs\t"),
         ]
 
 
 def test_undo_holds_what_was_changed_where_others_wrote_in_between(tmp_path: Path) -> None:
     file = tmp_path / "undo"
     planned = [
-        Change(b"user.a", 2, "be1"),
-        Change(b"user.a", 2, "be1"),
-        Change(b"user.b", 2, "be1"),
-        Change(b"user.c", ABSENT),
+        Wanted(b"user.a", 2, "be1"),
+        Wanted(b"user.a", 2, "be1"),
+        Wanted(b"user.b", 2, "be1"),
+        Wanted(b"user.c", ABSENT),
     ]
     with UndoWriter(file, "list") as undo:
         undo.write(planned)
-        undo.correct(planned, [planned[0], Change(b"user.a", 2, "be7"), planned[3], Change(b"user.d", 2, "be8")])
-        undo.write([Change(b"user.b", 2, "be9")])
+        undo.correct(planned, [planned[0], Wanted(b"user.a", 2, "be7"), planned[3], Wanted(b"user.d", 2, "be8")])
+        undo.write([Wanted(b"user.b", 2, "be9")])
     with ImportFile(file, RULES) as source:
         assert list(source.changes()) == [
-            Change(b"user.b", 2, "be9"),
-            Change(b"user.d", 2, "be8"),
-            Change(b"user.a", 2, "be7"),
-            Change(b"user.c", DELETE),
-            Change(b"user.a", 2, "be1"),
+            Wanted(b"user.b", 2, "be9"),
+            Wanted(b"user.d", 2, "be8"),
+            Wanted(b"user.a", 2, "be7"),
+            Wanted(b"user.c", State.DELETED),
+            Wanted(b"user.a", 2, "be1"),
         ]
 
 
 def test_an_undo_line_cut_off_by_a_kill_is_passed_over(tmp_path: Path) -> None:
     file = tmp_path / "undo"
     with UndoWriter(file, "list") as undo:
-        undo.write([Change(b"user.a", 2, "be1"), Change(b"user.b", 2, "be1")])
+        undo.write([Wanted(b"user.a", 2, "be1"), Wanted(b"user.b", 2, "be1")])
     file.write_bytes(file.read_bytes()[:-9])
     with ImportFile(file, RULES) as source:
-        assert list(source.changes()) == [Change(b"user.a", 2, "be1")]
+        assert list(source.changes()) == [Wanted(b"user.a", 2, "be1")]
 
 
 class DeadNode:
     """Answers dry runs, and breaks when a batch is asked for in earnest: after it did what was asked."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[list[Change], bool]] = []
+        self.asked: list[tuple[list[Wanted], bool]] = []
 
-    def submit(self, changes: list[Change], *, force: bool, dry_run: bool) -> None:
+    def submit(self, changes: list[Wanted], *, force: bool, dry_run: bool) -> None:
         self.asked.append((changes, dry_run))
 
     def collect(self) -> Applied:
         changes, dry_run = self.asked.pop(0)
         if not dry_run:
             raise NodeUnavailable("gone")
-        return Applied(created=len(changes), before=[Change(change.name, ABSENT) for change in changes])
+        return Applied(created=len(changes), before=[Wanted(change.name, ABSENT) for change in changes])
 
 
 def test_what_was_changed_without_an_answer_can_be_undone(tmp_path: Path) -> None:
     file = tmp_path / "undo"
-    wanted = [Change(b"user.u%d" % number, 2, "be1") for number in range(3 * MAX_BATCH)]
+    wanted = [Wanted(b"user.u%d" % number, 2, "be1") for number in range(3 * MAX_CHANGES)]
     with UndoWriter(file, "list") as undo, pytest.raises(NodeUnavailable):
         apply_all(DeadNode(), wanted, undo=undo)
     with ImportFile(file, RULES) as source:
         undone = {change.name for change in source.changes()}
-    assert undone >= {change.name for change in wanted[:MAX_BATCH]}
+    assert undone >= {change.name for change in wanted[:MAX_CHANGES]}
 
 
 def test_an_undo_file_is_never_overwritten_nor_left_empty(tmp_path: Path) -> None:
@@ -226,5 +227,5 @@ def test_an_undo_file_that_has_no_room_stops_the_import(tmp_path: Path, monkeypa
         UndoWriter(tmp_path / "undo", "list") as undo,
         pytest.raises(InputError, match="undo can not be written: No sp"),
     ):
-        apply_all(node, [Change(b"user.a", 2, "be1")], undo=undo)
+        apply_all(node, [Wanted(b"user.a", 2, "be1")], undo=undo)
     assert not node.asked, "nothing was asked for in earnest"

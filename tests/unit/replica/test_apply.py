@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from cyrusext.directory.base import Committed
+from cyrusext.directory.batch import Applied, Refusal, Wanted
 from cyrusext.errors import StoreFull
 from cyrusext.model import Flag, MailboxRecord, State
-from cyrusext.replica.apply import Applied, ApplyWork, Refusal, Wanted
+from cyrusext.replica.apply import ApplyWork
 
 
 class Records:
@@ -30,7 +31,9 @@ def apply(
 ) -> tuple[Applied, list[Committed]]:
     changes: list[Committed] = []
     work = ApplyWork(list(wanted), force=force, dry_run=dry_run, by="cli:root")
-    return work.run(records, changes), changes
+    applied = work.run(records, changes)
+    assert isinstance(applied, Applied)
+    return applied, changes
 
 
 def test_a_new_record_is_created_and_was_absent() -> None:
@@ -145,4 +148,4 @@ def test_of_one_name_twice_the_last_counts() -> None:
 
 def test_a_failure_of_the_store_is_the_whole_answer() -> None:
     error = StoreFull("full")
-    assert ApplyWork([], force=False, dry_run=False, by="x").failed(error).error is error
+    assert ApplyWork([], force=False, dry_run=False, by="x").failed(error) is error
