@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -28,7 +29,8 @@ class ServerSilent(LoadFailed):
     """The server stopped answering."""
 
 
-class Latency(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Latency:
     """One histogram, in microseconds."""
 
     count: int
