@@ -18,6 +18,7 @@ from setuptools import Extension, setup
 DEBUG = os.environ.get("CYREXT_DEBUG") == "1"
 
 LIBCYREXT = [
+    "csrc/libcyrusext/changes.c",
     "csrc/libcyrusext/chunk.c",
     "csrc/libcyrusext/crc.c",
     "csrc/libcyrusext/env.c",

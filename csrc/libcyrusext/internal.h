@@ -4,7 +4,8 @@
  *   mailboxes   key (key.c)                       -> record (record.c)
  *   by_server   server id, 2 bytes big-endian, key -> nothing; live records only
  *   tombstones  changed_at, 8 bytes big-endian, key -> nothing; DELETED records only
- *   changes     seq, 8 bytes big-endian           -> CRC32C, key; the last CYX_CHANGES_KEPT changes, no gaps
+ *   changes     seq, 8 bytes big-endian           -> an entry (changes.c); the last CYX_CHANGES_KEPT changes, with gaps
+ *                                                  only where the store follows another one, or did
  *   meta        text or tag byte with id          -> CRC32C over key and value, value
  */
 #ifndef CYX_INTERNAL_H

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "changes.h"
 #include "writer_state.h"
 
 /* The cursor is left at the record, or where it would be. */
@@ -80,17 +81,29 @@ static int mark(cyx_writer *writer, const MDB_val *key, const cyx_packed *record
     return CYX_OK;
 }
 
-static int log_change(cyx_writer *writer, const MDB_val *key, uint64_t seq)
+/* The details of a change, which put_value overwrites before they are logged. */
+static int keep_change(cyx_writer *writer, const MDB_val *key, const cyx_packed *record, const cyx_packed *before)
+{
+    size_t size = cyx_change_size(key, record);
+    if (size > writer->change_size) {
+        uint8_t *change = realloc(writer->change, size + 512);
+        if (!change)
+            return cyx_fail(CYX_ENOMEM, "out of memory");
+        writer->change = change;
+        writer->change_size = size + 512;
+    }
+    cyx_change_pack(key, record, before, writer->change);
+    return CYX_OK;
+}
+
+static int log_change(cyx_writer *writer, const MDB_val *key, const cyx_packed *record)
 {
     uint8_t raw_seq[8];
-    cyx_put64_be(raw_seq, seq);
-    MDB_val k = {sizeof raw_seq, raw_seq}, v = {4 + key->mv_size, NULL};
-    int rc = mdb_cursor_put(writer->changes, &k, &v, MDB_APPEND | MDB_RESERVE);
+    cyx_put64_be(raw_seq, record->seq);
+    MDB_val k = {sizeof raw_seq, raw_seq}, v = {cyx_change_size(key, record), writer->change};
+    int rc = mdb_cursor_put(writer->changes, &k, &v, MDB_APPEND);
     if (rc)
         return cyx_writer_fail_write(writer, rc == MDB_KEYEXIST ? MDB_CORRUPTED : rc, "writing the change log");
-    uint8_t *p = v.mv_data;
-    memcpy(p + 4, key->mv_data, key->mv_size);
-    cyx_put32(p, cyx_crc32c(cyx_crc32c(0, raw_seq, sizeof raw_seq), p + 4, key->mv_size));
     return CYX_OK;
 }
 
@@ -139,7 +152,7 @@ static int put(cyx_writer *writer, const cyx_put_record *record, uint64_t *seq_r
 {
     uint8_t raw_key[CYX_KEY_MAX];
     MDB_val key = {0, raw_key};
-    cyx_packed old, new = {.seq = writer->seq + 1,
+    cyx_packed old, new = {.seq = record->seq ? record->seq : writer->seq + 1,
                            .changed_at = record->changed_at ? record->changed_at : now_us(),
                            .flags = record->flags,
                            .state = record->state,
@@ -163,6 +176,8 @@ static int put(cyx_writer *writer, const cyx_put_record *record, uint64_t *seq_r
     if (known < 0)
         return known;
     key.mv_data = raw_key;
+    if ((rc = keep_change(writer, &key, &new, known == CYX_OK ? &old : NULL)))
+        return rc;
     /* the entry beside the record moves when its server, its death or its time of death changes */
     bool moves = known == CYX_ABSENT || (old.state == CYX_DELETED) != (new.state == CYX_DELETED) ||
                  (new.state == CYX_DELETED ? old.changed_at != new.changed_at : old.server != new.server);
@@ -179,10 +194,13 @@ static int put(cyx_writer *writer, const cyx_put_record *record, uint64_t *seq_r
     if (moves && (rc = mark(writer, &key, &new, true)))
         return rc;
     CYX_FAILPOINT("put-marked");
-    if ((rc = log_change(writer, &key, new.seq)))
-        return rc;
-    CYX_FAILPOINT("put-logged");
-    writer->seq = new.seq;
+    /* a change that was made elsewhere and comes late, in a copy of the whole store, is not news */
+    if (new.seq > writer->seq) {
+        if ((rc = log_change(writer, &key, &new)))
+            return rc;
+        CYX_FAILPOINT("put-logged");
+        writer->seq = new.seq;
+    }
     *seq_r = new.seq;
     *at_r = new.changed_at;
     return CYX_OK;

@@ -351,6 +351,7 @@ void cyx_writer_close(cyx_writer **writer_ref)
     free(writer->per_server);
     free(writer->touched);
     free(writer->scratch);
+    free(writer->change);
     (void)pthread_mutex_destroy(&writer->lock);
     free(writer);
     *writer_ref = NULL;

@@ -22,6 +22,7 @@ typedef struct cyx_put_record {
     const char *by;
     size_t by_len;
     int64_t changed_at; /* 0: now */
+    uint64_t seq;       /* 0: the next one; else the one given where the change was made */
     uint32_t flags;
     uint32_t state;
 } cyx_put_record;

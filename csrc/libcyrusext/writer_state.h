@@ -25,6 +25,8 @@ struct cyx_writer {
     unsigned fork_generation;
     uint8_t *scratch; /* a packed record while its place in the map is not known yet */
     size_t scratch_size;
+    uint8_t *change; /* an entry of the change log */
+    size_t change_size;
 };
 
 bool cyx_writer_in_transaction(const cyx_writer *writer); /* of this thread */

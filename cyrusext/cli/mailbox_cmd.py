@@ -1,4 +1,4 @@
-"""``cyrusext mailbox``: list records, set and delete one; import and export are in transfer_cmd."""
+"""``cyrusext mailbox``: list records, set and delete one; history, import and export are in modules of their own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import click
 
 import cyrusext
+from cyrusext.cli.history_cmd import history_command
 from cyrusext.cli.options import Commands, complain, config_option, dry_run_option, force_option, format_option
 from cyrusext.cli.output import print_rows
 from cyrusext.cli.transfer_cmd import export_command, import_command
@@ -26,6 +27,7 @@ def mailbox_group() -> None:
 
 mailbox_group.add_command(import_command)
 mailbox_group.add_command(export_command)
+mailbox_group.add_command(history_command)
 
 
 @mailbox_group.command("list")

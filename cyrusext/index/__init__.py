@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from cyrusext.errors import CyrusExtError, IndexCorrupt, IndexUnavailable, IndexVersion, InvalidName
 from cyrusext.index import _cyx
@@ -58,6 +58,39 @@ class Location:
 
     def __repr__(self) -> str:
         return f"Location({self.name!r}, {self.location!s}, {self.state.name})"
+
+
+class Event(NamedTuple):
+    """One change of a mailbox as the change log has it; `before` is None where there was no mailbox.
+
+    ``changed_at`` is Unix time in microseconds.  Entries of a store's first versions have a `seq` only.
+    """
+
+    seq: int
+    changed_at: int = 0
+    state: State | None = None
+    server: str = ""
+    partition: str = ""
+    flags: Flag = Flag.NONE
+    before: tuple[State, str, str] | None = None
+    acl_changed: bool = False
+    changed_by: str = ""
+
+    @property
+    def action(self) -> str:
+        """What was done, in the word of the MUPDATE command, or ``apply`` (an operator), ``mark`` (flags only)."""
+        if self.state is None:
+            return ""
+        if "@" not in self.changed_by or self.changed_by.startswith("cli:"):
+            return "apply"
+        if self.state is State.DELETED:
+            return "delete"
+        there = self.before[0] if self.before is not None else None
+        if self.flags & Flag.SUSPECT and self.before == (self.state, self.server, self.partition):
+            return "mark"
+        if self.state is State.ACTIVE:
+            return "activate"
+        return "deactivate" if there is State.ACTIVE else "reserve"
 
 
 def read_chunk(
@@ -125,6 +158,10 @@ class Index:
         while records := read_chunk(self._reader, prefix, server, after, CHUNK_MAX):
             yield from records
             after = records[-1].name
+
+    def history(self, name: bytes) -> list[Event]:
+        """Every change of one mailbox that the bounded change log still has, oldest first."""
+        return [Event(seq) if details is None else Event(seq, *details) for seq, details in self._reader.history(name)]
 
     @property
     def is_empty(self) -> bool:

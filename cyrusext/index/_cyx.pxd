@@ -45,6 +45,22 @@ cdef extern from "internal.h" nogil:
     void cyx_chunk_free(cyx_chunk *chunk)
 
 
+cdef extern from "changes.h" nogil:
+    ctypedef struct cyx_changed:
+        uint64_t first, upto
+        uint32_t mark
+    ctypedef struct cyx_history_item:
+        uint64_t seq
+        bint detailed, acl_changed
+        cyx_location location, was
+        const char *by
+        size_t by_len
+    ctypedef int (*cyx_history_cb)(void *context, const cyx_history_item *item) noexcept with gil
+    int cyx_reader_mark(cyx_reader *reader, uint64_t seq, uint32_t *mark_r)
+    int cyx_reader_changed(cyx_reader *reader, uint64_t after, size_t limit, cyx_chunk *chunk, cyx_changed *changed_r)
+    int cyx_reader_history(cyx_reader *reader, const char *name, size_t len, cyx_history_cb callback, void *context)
+
+
 cdef extern from "writer.h" nogil:
     ctypedef struct cyx_writer:
         pass
@@ -60,6 +76,7 @@ cdef extern from "writer.h" nogil:
         const char *by
         size_t by_len
         int64_t changed_at
+        uint64_t seq
         uint32_t flags
         uint32_t state
     ctypedef struct cyx_counts:

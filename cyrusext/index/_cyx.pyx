@@ -7,7 +7,7 @@ others), records become MailboxRecord; everything else is in C or in cyrusext.in
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset, strlen
 
@@ -76,6 +76,20 @@ cdef inline str interned(const char *text, dict known):
 
 cdef int collect(void *context, const char *server, uint64_t count) noexcept with gil:
     (<dict>context)[text_of(server)] = count
+    return 0
+
+
+cdef int remember(void *context, const cyx_history_item *item) noexcept with gil:
+    """Append one change of a mailbox's history as a tuple; what its entry does not say is None."""
+    cdef const cyx_location *at = &item.location
+    cdef const cyx_location *was = &item.was
+    if not item.detailed:
+        (<list>context).append((item.seq, None))
+        return 0
+    before = (STATES[was.state], text_of(was.server), text_of(was.partition)) if was.state else None
+    (<list>context).append((item.seq, (
+        at.changed_at, STATES[at.state], text_of(at.server), text_of(at.partition), flags_of(at.flags), before,
+        bool(item.acl_changed), PyUnicode_DecodeUTF8(item.by, <Py_ssize_t>item.by_len, "replace"))))
     return 0
 
 
@@ -151,6 +165,36 @@ cdef class Reader:
         finally:
             cyx_chunk_free(&chunk)
 
+    def changed(self, uint64_t after, size_t limit):
+        """Return (records, seq of the first change looked at or 0, of the last one, its mark, no more follow)."""
+        cdef cyx_reader *handle = self.opened()
+        cdef cyx_chunk chunk
+        cdef cyx_changed changed
+        cdef int code
+        cdef size_t i
+        memset(&chunk, 0, sizeof(chunk))
+        with nogil:
+            code = cyx_reader_changed(handle, after, limit, &chunk, &changed)
+        try:
+            checked(code, self.errors)
+            records = [record_of(&chunk, &chunk.items[i], self.known) for i in range(chunk.count)]
+            return records, changed.first, changed.upto, changed.mark, bool(chunk.done)
+        finally:
+            cyx_chunk_free(&chunk)
+
+    def mark(self, uint64_t seq):
+        """Return the mark of the change under `seq`, None where the log does not have it."""
+        cdef uint32_t mark = 0
+        cdef int code = cyx_reader_mark(self.opened(), seq, &mark)
+        return None if checked(code, self.errors) == CYX_ABSENT else mark
+
+    def history(self, bytes name not None):
+        """Return (seq, details or None) for each logged change of one mailbox, oldest first."""
+        cdef list found = []
+        cdef size_t size = <size_t>PyBytes_GET_SIZE(name)
+        checked(cyx_reader_history(self.opened(), PyBytes_AS_STRING(name), size, remember, <void *>found), self.errors)
+        return found
+
     def fresh(self, uint64_t max_age_ms):
         return checked(cyx_fresh(self.opened(), max_age_ms), self.errors) == CYX_OK
 
@@ -193,7 +237,7 @@ cdef int fill(cyx_put_record *raw, record) except -1:
     raw.acl, raw.acl_len = PyBytes_AS_STRING(acl), <size_t>PyBytes_GET_SIZE(acl)
     raw.by = PyUnicode_AsUTF8AndSize(changed_by, &size)
     raw.by_len = <size_t>size
-    raw.changed_at, raw.flags, raw.state = changed_at, flags, state
+    raw.changed_at, raw.flags, raw.state, raw.seq = changed_at, flags, state, 0
     return 0
 
 
@@ -255,12 +299,14 @@ cdef class Writer:
         cdef int code = cyx_writer_get(self.opened(), PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name), &chunk)
         return single(code, &chunk, None, self.errors)
 
-    def put(self, record):
-        """Put a MailboxRecord; return it with its new seq and, where it had none, time."""
+    def put(self, record, bint keep_seq=False):
+        """Put a MailboxRecord; return it with the next seq (`keep_seq`: its own) and, where it had none, the time."""
         cdef cyx_put_record raw
         cdef uint64_t seq = 0
         cdef int64_t at = 0
         fill(&raw, record)
+        if keep_seq:
+            raw.seq = record.seq
         checked(cyx_writer_put(self.opened(), &raw, &seq, &at), self.errors)
         return record._replace(seq=seq, changed_at=at)
 

@@ -39,6 +39,21 @@ class StoreStat(NamedTuple):
     servers: dict[str, int]
 
 
+class Changed(NamedTuple):
+    """A piece of the change log: the present records (tombstones too) of the mailboxes that changed.
+
+    `first` and `upto` are the sequences of the first and last change that were looked at (`first` is 0, and `upto` what
+    was asked for, when there is none), `mark` is the last one's; `done`: these were the last.  A mailbox that changed
+    again later comes with its last change only.
+    """
+
+    records: list[MailboxRecord]
+    first: int
+    upto: int
+    mark: int
+    done: bool
+
+
 class Transaction:
     """A group of changes; as a context manager it commits at a clean end and aborts on an exception.
 
@@ -59,6 +74,14 @@ class Transaction:
         Raises InvalidName (the transaction goes on) or StoreError (it can only be aborted).
         """
         return self._writer.put(record)
+
+    def put_copied(self, record: MailboxRecord) -> MailboxRecord:
+        """Write `record` with its own ``seq``, which another node gave it.  Raises as `put`."""
+        return self._writer.put(record, True)
+
+    def set_text(self, key: str, text: str) -> None:
+        """Leave `text` under `key` among the store's own values; "" for what is no longer so.  Raises StoreError."""
+        self._writer.set_text(key.encode(), text.encode())
 
     def put_many(self, records: Sequence[MailboxRecord]) -> int:
         """Write many records, in key order whatever theirs; of equal names the last one stays.  Raises as `put`."""
@@ -151,6 +174,19 @@ class Store:
     ) -> list[MailboxRecord]:
         """At most `limit` committed records in order, those behind the name `after`; fewer only at the end."""
         return read_chunk(self._reader, prefix, server, after, limit, tombstones)
+
+    def text(self, key: str) -> str:
+        """Return what `Transaction.set_text` left under `key`, "" where there is nothing."""
+        raw = self._reader.text(key.encode())
+        return "" if raw is None else raw.decode()
+
+    def changed(self, after: int, limit: int) -> Changed:
+        """What became of the mailboxes in at most `limit` changes behind the sequence `after`."""
+        return Changed(*self._reader.changed(after, limit))
+
+    def mark(self, seq: int) -> int | None:
+        """What tells the change under `seq` from every other one; None where the log does not have it (any more)."""
+        return self._reader.mark(seq)
 
     def begin(self) -> Transaction:
         """Begin a transaction, waiting for the one before it; StoreError if this thread has one open."""

@@ -166,6 +166,26 @@ def test_a_list_that_may_be_old_says_so(house: House, store: Store) -> None:
     assert "no running node" in result.stderr
 
 
+def test_history(house: House, store: Store) -> None:
+    with store.begin() as transaction:
+        moved = RECORDS[0]._replace(server="be2", changed_at=1_700_000_000_000_001, changed_by="murder@10.0.0.2")
+        transaction.put(moved)
+        transaction.put(moved._replace(state=State.DELETED, acl=b"", changed_at=1_700_000_001_000_000))
+    shown = house.run("mailbox", "history", "user.alice", "--format", "tsv")
+    assert shown.exit_code == 0
+    lines = [line.split("\t") for line in shown.stdout.splitlines()]
+    assert [line[2:8] for line in lines] == [
+        ["apply", "ACTIVE", "be1", "default", "", "changed"],
+        ["activate", "ACTIVE", "be2", "default", "be1!default", ""],
+        ["delete", "DELETED", "", "", "be2!default", "changed"],
+    ]
+    assert lines[1][0] == "2023-11-14T22:13:20.000001Z"
+    assert lines[2][8] == "murder@10.0.0.2"
+    unknown = house.run("mailbox", "history", "user.nobody")
+    assert unknown.exit_code == 1
+    assert unknown.stderr == "cyrusext: user.nobody: no change is remembered\n"
+
+
 def test_export(house: House, store: Store) -> None:
     assert json.loads(house.run("mailbox", "export", "--prefix", "user.alice").stdout)["user.alice"]["server"] == "be1"
     assert house.run("mailbox", "export", "--format", "map").stdout_bytes == b"al.ice\tbe2\nalice\tbe1\nheld\tbe2\n"
