@@ -64,6 +64,7 @@ nightly: roots
 	@CYREXT_LONG=1 $(PYTHON) tests/run.py
 	@for turn in $$(seq 20); do $(PYTHON) -m pytest -q --job faults || exit 1; done
 	@$(PYTHON) -m fuzz.framer --cases 1000000
+	@$(PYTHON) -m fuzz.finds --cases 200000
 	@$(MAKE) --no-print-directory -s -C csrc OUT=$(CURDIR)/build FUZZ_SECONDS=600 fuzz
 
 # Each script measures one table of benchmarks/RESULTS.md, its peer beside it, and fails when the peer did not run.

@@ -77,6 +77,14 @@ def extensions() -> list[Extension]:
                 extra_compile_args=CFLAGS,
             ),
             Extension("cyrusext.wire._framer", ["cyrusext/wire/_framer.pyx"], extra_compile_args=CFLAGS),
+            # Not linked with the library: see cyrusext/index/_cyx.pxd.
+            Extension(
+                "cyrusext.mupdate._finds",
+                ["cyrusext/mupdate/_finds.pyx"],
+                include_dirs=["csrc/include", "csrc/libcyrusext"],
+                depends=HEADERS,
+                extra_compile_args=CFLAGS,
+            ),
             Extension("lmtp_router.protocol._scan", ["lmtp_router/protocol/_scan.pyx"], extra_compile_args=CFLAGS),
         ],
         language_level=3,

@@ -64,6 +64,7 @@ uint32_t cyx_crc32c(uint32_t crc, const void *data, size_t len);
 
 /* key.c */
 CYX_MUST_CHECK int cyx_key_from_name(const void *name, size_t len, uint8_t key_r[CYX_KEY_MAX], size_t *key_len_r);
+bool cyx_key_is_name(const uint8_t *key, size_t key_len);
 CYX_MUST_CHECK int cyx_name_from_key(const uint8_t *key, size_t key_len, uint8_t name_r[CYX_MAX_NAME], size_t *len_r);
 /* The one or two key prefixes below which lie all names that start with `prefix`, in order; returns how many. */
 int cyx_key_prefixes(const void *prefix, size_t len, uint8_t keys_r[2][CYX_KEY_MAX], size_t *key_len_r);
@@ -174,6 +175,9 @@ struct cyx_reader {
 };
 CYX_MUST_CHECK int cyx_reader_begin(cyx_reader *reader); /* locks; on an error nothing is locked */
 void cyx_reader_end(cyx_reader *reader);
+/* One mailbox, between begin and end; all that the entry points to but `name` lives until end.  CYX_ABSENT; a tombstone
+ * is found. */
+CYX_MUST_CHECK int cyx_reader_entry(cyx_reader *reader, const char *name, size_t len, cyx_entry *entry_r);
 CYX_MUST_CHECK int cyx_reader_location(cyx_reader *reader, const cyx_packed *record, cyx_location *location_r);
 
 typedef struct cyx_chunk_item {

@@ -42,9 +42,14 @@ int cyx_key_from_name(const void *name, size_t len, uint8_t key_r[CYX_KEY_MAX], 
     return encode(name, len, memchr(name, '!', len), key_r);
 }
 
+bool cyx_key_is_name(const uint8_t *key, size_t key_len)
+{
+    return key_len >= 2 && key_len <= CYX_KEY_MAX && key[0] == KEY_TAG;
+}
+
 int cyx_name_from_key(const uint8_t *key, size_t key_len, uint8_t name_r[CYX_MAX_NAME], size_t *len_r)
 {
-    if (key_len < 2 || key_len > CYX_KEY_MAX || key[0] != KEY_TAG)
+    if (!cyx_key_is_name(key, key_len))
         return cyx_fail(CYX_ECORRUPT, "a key of %zu bytes is not a mailbox's", key_len);
     for (size_t i = 1; i < key_len; i++)
         name_r[i - 1] = key[i] == KEY_HIERARCHY ? '.' : key[i] == KEY_DOMAIN ? '!' : key[i];

@@ -314,6 +314,21 @@ int cyx_acl(cyx_reader *reader, const char *name, size_t len, char *buffer, size
     return rc;
 }
 
+int cyx_reader_entry(cyx_reader *reader, const char *name, size_t len, cyx_entry *entry_r)
+{
+    uint8_t raw_key[CYX_KEY_MAX];
+    MDB_val key;
+    cyx_packed record;
+    int rc = find(reader, name, len, &key, raw_key, &record);
+    if (rc)
+        return rc;
+    entry_r->name = name;
+    entry_r->name_len = len;
+    entry_r->acl = (const char *)record.acl;
+    entry_r->acl_len = record.acl_len;
+    return cyx_reader_location(reader, &record, &entry_r->location);
+}
+
 int cyx_reader_get(cyx_reader *reader, const char *name, size_t len, cyx_chunk *chunk)
 {
     uint8_t raw_key[CYX_KEY_MAX];

@@ -32,17 +32,23 @@ void cyx_record_pack(const cyx_packed *record, const MDB_val *key, uint8_t *valu
     cyx_put32(value, checksum(key, value, cyx_record_size(record)));
 }
 
+static int damaged(const MDB_val *key, const char *how)
+{
+    uint8_t name[CYX_MAX_NAME];
+    size_t len = 0;
+    if (cyx_name_from_key(key->mv_data, key->mv_size, name, &len) != CYX_OK)
+        return CYX_ECORRUPT;
+    return cyx_fail(CYX_ECORRUPT, "the record of %.*s %s", (int)len, (const char *)name, how);
+}
+
 int cyx_record_unpack(const MDB_val *key, const MDB_val *value, cyx_packed *record_r)
 {
     const uint8_t *p = value->mv_data;
     size_t size = value->mv_size;
-    uint8_t name[CYX_MAX_NAME];
-    size_t name_len = 0;
 
-    if (cyx_name_from_key(key->mv_data, key->mv_size, name, &name_len) != CYX_OK)
-        return CYX_ECORRUPT;
-    if (size < CYX_RECORD_HEAD || cyx_get32(p) != checksum(key, p, size))
-        return cyx_fail(CYX_ECORRUPT, "the record of %.*s fails its checksum", (int)name_len, (const char *)name);
+    if (!cyx_key_is_name(key->mv_data, key->mv_size) || size < CYX_RECORD_HEAD ||
+        cyx_get32(p) != checksum(key, p, size))
+        return damaged(key, "fails its checksum");
     record_r->seq = cyx_get64(p + 4);
     record_r->server = cyx_get32(p + 12);
     record_r->partition = cyx_get32(p + 16);
@@ -53,7 +59,7 @@ int cyx_record_unpack(const MDB_val *key, const MDB_val *value, cyx_packed *reco
     record_r->by_len = cyx_get32(p + 40);
     if (record_r->acl_len > size - CYX_RECORD_HEAD || record_r->by_len != size - CYX_RECORD_HEAD - record_r->acl_len ||
         record_r->state < CYX_RESERVED || record_r->state > CYX_DELETED)
-        return cyx_fail(CYX_ECORRUPT, "the record of %.*s makes no sense", (int)name_len, (const char *)name);
+        return damaged(key, "makes no sense");
     record_r->acl = p + CYX_RECORD_HEAD;
     record_r->by = record_r->acl + record_r->acl_len;
     return CYX_OK;

@@ -1,4 +1,8 @@
-"""What _cyx.pyx uses of libcyrusext: its public header and the writer's private one."""
+"""What _cyx.pyx uses of libcyrusext, and what other compiled modules may ask of its Reader.
+
+Rule: the library is linked into _cyx and nowhere else (one registry of environments in a process); others reach it
+through the methods of Reader.
+"""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -13,7 +17,14 @@ cdef extern from "cyrusext.h" nogil:
         int64_t changed_at
         uint32_t flags
         uint32_t state
-    const int CYX_OK, CYX_ABSENT, CYX_STALE, CYX_ETOOSMALL, CYX_EINVAL, CYX_ENOMEM
+    ctypedef struct cyx_entry:
+        cyx_location location
+        const char *name
+        size_t name_len
+        const char *acl
+        size_t acl_len
+    const int CYX_RESERVED, CYX_ACTIVE, CYX_DELETED
+    const int CYX_OK, CYX_ABSENT, CYX_STALE, CYX_ETOOSMALL, CYX_EINVAL, CYX_ENOMEM, CYX_EMISUSE
     int cyx_open(const char *state_dir, cyx_reader **reader_r)
     int cyx_refresh(cyx_reader *reader)
     void cyx_close(cyx_reader **reader)
@@ -41,6 +52,9 @@ cdef extern from "internal.h" nogil:
         size_t limit
         bint tombstones
     int cyx_reader_chunk(cyx_reader *reader, const cyx_range *range, cyx_chunk *chunk)
+    int cyx_reader_begin(cyx_reader *reader)
+    void cyx_reader_end(cyx_reader *reader)
+    int cyx_reader_entry(cyx_reader *reader, const char *name, size_t len, cyx_entry *entry_r)
     int cyx_reader_get(cyx_reader *reader, const char *name, size_t len, cyx_chunk *chunk)
     void cyx_chunk_free(cyx_chunk *chunk)
 
@@ -103,3 +117,16 @@ cdef extern from "writer.h" nogil:
     int cyx_reader_stat(cyx_reader *reader, cyx_stat *stat_r)
     int cyx_reader_servers(cyx_reader *reader, cyx_server_cb callback, void *context)
     int cyx_reader_text(cyx_reader *reader, const char *key, char **text_r)
+
+
+cdef class Reader:
+    cdef cyx_reader *handle
+    cdef dict known, errors
+
+    cdef cyx_reader *opened(self) except NULL
+    # A short read transaction: what `entry` gives is valid until `end`.  No Python, no I/O between the two; codes as in
+    # cyrusext.h, and where `begin` gives an error there is nothing to end.
+    cdef int begin(self) noexcept nogil
+    cdef void end(self) noexcept nogil
+    # Find one mailbox.  CYX_ABSENT; a tombstone is found.
+    cdef int entry(self, const char *name, size_t size, cyx_entry *entry_r) noexcept nogil

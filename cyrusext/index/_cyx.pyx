@@ -96,9 +96,6 @@ cdef int remember(void *context, const cyx_history_item *item) noexcept with gil
 cdef class Reader:
     """A reading handle of the store below `state_dir`; any thread may use it."""
 
-    cdef cyx_reader *handle
-    cdef dict known, errors
-
     def __cinit__(self, bytes state_dir not None, dict errors not None):
         self.errors = errors
         cdef const char *path = state_dir
@@ -115,6 +112,15 @@ cdef class Reader:
         if self.handle is NULL:
             raise ValueError("the index is closed")
         return self.handle
+
+    cdef int begin(self) noexcept nogil:
+        return CYX_EMISUSE if self.handle is NULL else cyx_reader_begin(self.handle)
+
+    cdef void end(self) noexcept nogil:
+        cyx_reader_end(self.handle)
+
+    cdef int entry(self, const char *name, size_t size, cyx_entry *entry_r) noexcept nogil:
+        return cyx_reader_entry(self.handle, name, size, entry_r)
 
     def close(self):
         cdef cyx_reader *handle = self.handle

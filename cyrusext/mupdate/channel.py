@@ -61,9 +61,15 @@ class Channel(asyncio.Protocol, ABC):
             self.peer = f"{self.host}:{peername[1]}"
         self.opened()
 
+    def answered_at_once(self) -> bool:
+        """Whether what has come needs nothing but what was done about it just now."""
+        return False
+
     def data_received(self, data: bytes) -> None:
         if self._deflate is None:
             self._connection.receive_data(data)
+            if self.answered_at_once():
+                return
             ahead = self._connection.buffered
         else:
             self._deflate.feed(data)

@@ -7,7 +7,7 @@ ProtocolViolation with the answer to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
@@ -15,6 +15,7 @@ from cyrusext.errors import LocalProtocolError, RemoteProtocolError
 from cyrusext.model import MailboxRecord
 from cyrusext.mupdate import codec
 from cyrusext.mupdate.state import (
+    AUTHENTICATED,
     LOGGED_OUT,
     NOT_AUTHENTICATED,
     PAUSING,
@@ -115,6 +116,18 @@ class ServerConnection:
             return self._poisoned(codec.tag_of(message.head), message)
         assert not isinstance(message, FramerSignal)
         return self._command(message)
+
+    def answer_finds(self, answer: Callable[[Framer], tuple[bytes, bool]]) -> tuple[bytes, bool]:
+        """Have `answer` take the FINDs that come first, where FIND is legal; return their answers.
+
+        The second value says whether `next_event` is to be asked what follows.
+        """
+        if self.state is not AUTHENTICATED or self._pending is not None:
+            return b"", True
+        answers, more = answer(self._framer)
+        if answers:
+            self._violations = 0
+        return answers, more
 
     def _command(self, message: Message) -> ServerEvent:
         try:

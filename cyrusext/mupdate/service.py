@@ -9,10 +9,13 @@ import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Protocol
 
 from cyrusext.directory.base import Directory
+from cyrusext.index import _cyx
 from cyrusext.model import MailboxRecord, State
+from cyrusext.mupdate._finds import Finds
 from cyrusext.mupdate.connection import ServerConnection
 from cyrusext.mupdate.leftover import Leftovers
 from cyrusext.net.sasl import LoginPool, Logins, Proved
@@ -32,6 +35,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 class Records(Protocol):
     """What is read of the store."""
+
+    @property
+    def reader(self) -> _cyx.Reader: ...
 
     def get(self, name: bytes) -> MailboxRecord | None: ...
 
@@ -76,6 +82,11 @@ class Service:
     bounds: Bounds = field(default_factory=Bounds)
     leftovers: Leftovers | None = None
     """Reservations that are not told to everybody; None: all are told."""
+
+    @cached_property
+    def finds(self) -> Finds:
+        """What answers FIND in compiled code."""
+        return Finds(self.records.reader)
 
     def new_connection(self) -> ServerConnection:
         return ServerConnection(

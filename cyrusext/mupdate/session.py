@@ -8,19 +8,16 @@ is read from a client that does not take its replies, and one that does not for 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from typing import Protocol
 
 from cyrusext.directory.base import Outcome
 from cyrusext.directory.ownership import Action, Change, check_change
 from cyrusext.errors import InvalidName, RemoteProtocolError
-from cyrusext.model import State
-from cyrusext.mupdate.channel import Channel
 from cyrusext.mupdate.login import Login
+from cyrusext.mupdate.reading import Reading, without_folder
 from cyrusext.mupdate.service import Service
 from cyrusext.mupdate.state import LOGGED_OUT
-from cyrusext.mupdate.stream import Stream
 from cyrusext.mupdate.types import (
     NEED_DATA,
     PAUSED,
@@ -63,14 +60,6 @@ _REFUSED = "undefined error!"
 """What a failed login is told, whatever the reason (Quirk.UNDEFINED_ERROR)."""
 
 
-_FOLDER = re.compile(rb"((?:^|[!.])user\.[^.]+)\..*", re.DOTALL)
-
-
-def without_folder(name: bytes) -> bytes:
-    """Return `name` as the log shows it: of what is below a user's INBOX, only whose it is."""
-    return _FOLDER.sub(rb"\1.*", name)
-
-
 class Sessions(Protocol):
     """The server's list of its sessions."""
 
@@ -81,7 +70,7 @@ class Sessions(Protocol):
     def forget(self, session: Session) -> None: ...
 
 
-class Session(Channel):
+class Session(Reading):
     """One client, from its admission to its end."""
 
     def __init__(self, service: Service, sessions: Sessions) -> None:
@@ -92,15 +81,7 @@ class Session(Channel):
         self._mechanisms: tuple[str, ...] = ()
         self._login: Login | None = None
         self._failed_logins = 0
-        self._stream: Stream | None = None
         self._task: asyncio.Task[None] | None = None
-        self._asking = ""
-        """The server whose list this client has asked for: ``ctl_mboxlist -m`` asks for its own."""
-
-    @property
-    def streams(self) -> bool:
-        """The client has asked for the stream of changes."""
-        return self._stream is not None
 
     # Beginning and end.
 
@@ -163,6 +144,10 @@ class Session(Channel):
 
     async def _next_turn(self) -> bool:
         """Handle the events at hand, then wait for more; False when the connection is over."""
+        if not self._unanswered and self.answer_finds():
+            await self.drain()
+            await asyncio.sleep(0)
+            return True
         for _ in range(TURN):
             event = self._connection.next_event()
             if event is NEED_DATA or event is PAUSED:
@@ -193,14 +178,19 @@ class Session(Channel):
         self.read_on()
         # A subscriber may be silent for as long as it likes: TCP's keep-alive tells whether it is there.
         silent = self._stream is not None or not self.user
+        self.resting = not self._unanswered
         try:
             async with asyncio.timeout(None if silent else self._service.bounds.idle_s) as idle:
                 await self._received.wait()
         except TimeoutError:
             if not idle.expired():
                 raise
+            if self.was_busy():
+                return True
             self.bye("idle for too long")
             return False
+        finally:
+            self.resting = False
         return True
 
     async def _handle(self, event: ServerEvent) -> bool:
@@ -306,59 +296,6 @@ class Session(Channel):
         while self._unanswered:
             self._answered.clear()
             await self._answered.wait()
-
-    # Reading.
-
-    def _find(self, command: Find) -> bool:
-        """Answer FIND; False where this client may not hear the answer yet."""
-        record = self._service.records.get(command.name) if command.name else None
-        if record is not None and record.state is not State.DELETED:
-            leftovers = self._service.leftovers
-            if leftovers is not None and leftovers.keep_from(record, self._asking):
-                return False
-            self._write(self._connection.send_records(command.tag, (record,)))
-        self.send(Ok(command.tag, "Search completed"))
-        return True
-
-    async def _find_later(self, command: Find) -> bool:
-        leftovers = self._service.leftovers
-        assert leftovers is not None
-        log.warning("mupdate.find_waits", peer=self.peer, mailbox=without_folder(command.name), asking=self._asking)
-        if await leftovers.settled(command.name, self._asking):
-            return self._find(command)
-        log.error(
-            "mupdate.find_unanswered",
-            peer=self.peer,
-            mailbox=without_folder(command.name),
-            asking=self._asking,
-            reason="reserved by another server, which has not pushed its list since; let it run ctl_mboxlist -m, "
-            "or decide with: cyrusext mailbox set --force or cyrusext mailbox delete",
-        )
-        self._transport.abort()
-        return False
-
-    async def _list(self, command: List) -> None:
-        server, mark, _ = command.prefix.partition(b"!")
-        only = server.decode("ascii", "replace") if mark else ""
-        self._asking = only
-        async for records in self._service.walk(self._service.order_for(self.host), only):
-            if command.prefix:
-                records = [record for record in records if record.location.to_wire().startswith(command.prefix)]
-            self.send_records(command.tag, records)
-            await self.drain()
-        self.send(Ok(command.tag, "list complete"))
-
-    async def _update(self, command: Update) -> None:
-        order = self._service.order_for(self.host)
-        servers = frozenset(command.hosts)
-        self._stream = Stream(
-            self, self._service, tag=command.tag, servers=servers, order=order, writable=self._writable.is_set
-        )
-        log.info("mupdate.subscribed", peer=self.peer, user=self.user, servers=" ".join(sorted(servers)), order=order)
-        await self._stream.walk()
-        self.send(Ok(command.tag, "streaming starts"))
-        self.flush()
-        self._stream.begin()
 
     # TLS and compression.
 

@@ -155,6 +155,11 @@ class Store:
         return writer
 
     @property
+    def reader(self) -> _cyx.Reader:
+        """What reads the committed records, for compiled code."""
+        return self._reader
+
+    @property
     def seq(self) -> int:
         """Change sequence of the last commit."""
         return self._writer.seq

@@ -18,9 +18,6 @@ cdef object BARE_LF = Problem.BARE_LF
 cdef object NUL = Problem.NUL
 cdef Py_ssize_t HEAD_SIZE = HEAD
 
-cdef enum:
-    IN_LINE = -1
-
 
 cdef Py_ssize_t literal_size(const char *line, Py_ssize_t size, Py_ssize_t *brace_r, bint *sync_r) noexcept nogil:
     """Return the size that the end of `line` announces (``{n}`` or ``{n+}``) or -1; `brace_r` is where it begins.
@@ -54,21 +51,6 @@ cdef Py_ssize_t literal_size(const char *line, Py_ssize_t size, Py_ssize_t *brac
 cdef class Framer:
     """Finds messages in a byte stream.  `limits` may be changed between messages."""
 
-    cdef object _limits
-    cdef Py_ssize_t _max_line, _max_literal, _max_message, _max_literals, _max_drain
-    cdef bint _bare_lf
-    cdef bytearray _buffer
-    cdef Py_ssize_t _start          # first byte of _buffer that no part has taken yet
-    cdef Py_ssize_t _scanned        # bytes after _start known to hold no LF
-    cdef list _parts                # of the message being read
-    cdef Py_ssize_t _size           # bytes in _parts, or read past
-    cdef Py_ssize_t _literals
-    cdef Py_ssize_t _literal        # bytes of the literal being read that are missing, or IN_LINE
-    cdef Py_ssize_t _drained
-    cdef object _problem            # why the message being read is refused, or None
-    cdef bytes _head
-    cdef bint _dead
-
     def __init__(self, limits=Limits(), *, bint bare_lf=True):
         self.limits = limits
         self._bare_lf = bare_lf
@@ -95,6 +77,18 @@ cdef class Framer:
     def dead(self):
         """True after a fatal problem: nothing is read any more."""
         return self._dead
+
+    cdef const char *peek(self, Py_ssize_t *size_r) noexcept:
+        if self._dead or self._literals or self._literal != IN_LINE:
+            return NULL
+        if self._max_line < SHORT or self._max_literal < SHORT or self._max_message < SHORT or self._max_literals < 1:
+            return NULL
+        size_r[0] = PyByteArray_GET_SIZE(self._buffer) - self._start
+        return PyByteArray_AS_STRING(self._buffer) + self._start
+
+    cdef void skip(self, Py_ssize_t size) noexcept:
+        self._start += size
+        self._scanned = 0
 
     cdef int _reset(self) except -1:
         self._scanned = 0

@@ -26,6 +26,8 @@ LAYERS: tuple[frozenset[str], ...] = (
             "cyrusext.mupdate.server",
             "cyrusext.mupdate.service",
             "cyrusext.mupdate.channel",
+            "cyrusext.mupdate.reading",
+            "cyrusext.mupdate._finds",
             "cyrusext.mupdate.session",
             "cyrusext.mupdate.stream",
             "lmtp_router",

@@ -7,13 +7,15 @@ import io
 import ipaddress
 import random
 import socket
+import threading
+import time
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 import pytest
 
+from cyrusext.mupdate.reading import without_folder
 from cyrusext.mupdate.service import Bounds
-from cyrusext.mupdate.session import without_folder
 from cyrusext.runtime import logging
 from tests.harness.inprocess import InProcessMaster
 from tests.harness.mupdate import Mupdate, UpdateStream, literal
@@ -400,3 +402,46 @@ def test_a_client_that_asks_for_much_and_reads_nothing_is_not_served_ahead(
         deaf.sendall(b'F FIND "user.big"\r\n' * 1000)
         wait_until(lambda: len(master.server) == 1, "it is cut off")
         assert len(read_all(deaf)) < 20_000_000
+
+
+FIND = b"F FIND {6+}\r\nuser.a\r\n"
+
+
+def test_a_member_that_only_asks_is_not_idle(tmp_path: Path) -> None:
+    with InProcessMaster(tmp_path, bounds=Bounds(idle_s=2.0)) as master:
+        client = master.connect()
+        deadline = time.monotonic() + 0.3
+        while (asked := time.monotonic()) < deadline:
+            assert client.find(b"user.a") is None
+        assert client.receive().verb == "BYE"
+        assert time.monotonic() - asked >= 1.99
+
+
+def test_a_find_behind_changes_sees_them_and_one_before_them_does_not(master: InProcessMaster) -> None:
+    client = master.connect()
+    activated = b"A ACTIVATE " + b" ".join(map(literal, (b"user.a", LOCATION, ACL))) + b"\r\n"
+    client.send(FIND + FIND + activated + FIND + b"N NOOP\r\n" + FIND + b"F FIND {6+}\r\nuse")
+    heard = [client.receive().verb for _ in range(8)]
+    assert heard == ["OK", "OK", "OK", "MAILBOX", "OK", "OK", "MAILBOX", "OK"]
+    client.send(b"r.a\r\n" + FIND)
+    assert [client.receive().verb for _ in range(4)] == ["MAILBOX", "OK"] * 2
+
+
+def test_finds_for_many_turns_let_others_in_between(master: InProcessMaster) -> None:
+    fill(master, [b"user.a"])
+    greedy, modest = master.raw(), master.connect()
+    plain = base64.b64encode(b"\0murder\0murderpw")
+    greedy.sendall(b'A AUTHENTICATE "PLAIN" "%s"\r\n' % plain)
+    reader = greedy.makefile("rb")
+    while not reader.readline().startswith(b"A OK"):
+        pass
+    sender = threading.Thread(target=greedy.sendall, args=(FIND * 50_000,))
+    sender.start()
+    for _ in range(20):
+        assert modest.find(b"user.a") is not None
+    answered = 0
+    while answered < 50_000:
+        answered += reader.readline() == b'F OK "Search completed"\r\n'
+    sender.join(20)
+    assert not sender.is_alive()
+    reader.close()

@@ -1,0 +1,6 @@
+from cyrusext.index._cyx import Reader
+from cyrusext.wire.framer import Framer
+
+class Finds:
+    def __init__(self, reader: Reader) -> None: ...
+    def answer(self, framer: Framer, limit: int) -> tuple[bytes, bool]: ...

@@ -1,0 +1,134 @@
+"""What a session answers from the records: FIND, LIST, UPDATE.
+
+Rule: a FIND that nothing is before is answered where its bytes arrive, in compiled code and without waking the
+session's task; any other takes its turn with the other commands.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+
+from cyrusext.model import State
+from cyrusext.mupdate._finds import Finds
+from cyrusext.mupdate.channel import WRITE_AHEAD, Channel
+from cyrusext.mupdate.service import Service
+from cyrusext.mupdate.stream import Stream
+from cyrusext.mupdate.types import Find, List, Ok, Update
+from cyrusext.runtime import logging
+from cyrusext.wire.framer import Framer
+
+log = logging.get()
+
+_FOLDER = re.compile(rb"((?:^|[!.])user\.[^.]+)\..*", re.DOTALL)
+
+
+def without_folder(name: bytes) -> bytes:
+    """Return `name` as the log shows it: of what is below a user's INBOX, only whose it is."""
+    return _FOLDER.sub(rb"\1.*", name)
+
+
+class Reading(Channel):
+    """The part of a session that changes nothing."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(service)
+        self._finds: Finds = service.finds
+        self._stream: Stream | None = None
+        self._asking = ""
+        """The server whose list this client has asked for: ``ctl_mboxlist -m`` asks for its own."""
+        self.resting = False
+        """The session's task waits for the client, and nothing waits for its answer."""
+        self._busy = False
+
+    @property
+    def streams(self) -> bool:
+        """The client has asked for the stream of changes."""
+        return self._stream is not None
+
+    @abstractmethod
+    def bye(self, text: str) -> None:
+        """Say BYE and close."""
+
+    # FIND.
+
+    def answered_at_once(self) -> bool:
+        if not self.resting or not self._writable.is_set() or self._asking:
+            return False
+        answers, more = self._connection.answer_finds(self._batch)
+        if answers:
+            self._busy = True
+            self._write(answers)
+            self.flush()
+        return not more
+
+    def was_busy(self) -> bool:
+        """Whether there was an answer at once since this was asked last."""
+        busy, self._busy = self._busy, False
+        return busy
+
+    def answer_finds(self) -> bool:
+        """Answer FINDs that wait, one batch of them; False where there was none."""
+        if self._asking:
+            return False
+        answers, _ = self._connection.answer_finds(self._batch)
+        if answers:
+            self._write(answers)
+        return bool(answers)
+
+    def _batch(self, framer: Framer) -> tuple[bytes, bool]:
+        return self._finds.answer(framer, WRITE_AHEAD)
+
+    def _find(self, command: Find) -> bool:
+        """Answer FIND; False where this client may not hear the answer yet."""
+        record = self._service.records.get(command.name) if command.name else None
+        if record is not None and record.state is not State.DELETED:
+            leftovers = self._service.leftovers
+            if leftovers is not None and leftovers.keep_from(record, self._asking):
+                return False
+            self._write(self._connection.send_records(command.tag, (record,)))
+        self.send(Ok(command.tag, "Search completed"))
+        return True
+
+    async def _find_later(self, command: Find) -> bool:
+        """Answer when the client may hear it; False where that takes too long and the client was cut off."""
+        leftovers = self._service.leftovers
+        assert leftovers is not None
+        log.warning("mupdate.find_waits", peer=self.peer, mailbox=without_folder(command.name), asking=self._asking)
+        if await leftovers.settled(command.name, self._asking):
+            return self._find(command)
+        log.error(
+            "mupdate.find_unanswered",
+            peer=self.peer,
+            mailbox=without_folder(command.name),
+            asking=self._asking,
+            reason="reserved by another server, which has not pushed its list since; let it run ctl_mboxlist -m, "
+            "or decide with: cyrusext mailbox set --force or cyrusext mailbox delete",
+        )
+        self._transport.abort()
+        return False
+
+    # LIST and UPDATE.
+
+    async def _list(self, command: List) -> None:
+        server, mark, _ = command.prefix.partition(b"!")
+        only = server.decode("ascii", "replace") if mark else ""
+        self._asking = only
+        async for records in self._service.walk(self._service.order_for(self.host), only):
+            if command.prefix:
+                records = [record for record in records if record.location.to_wire().startswith(command.prefix)]
+            self.send_records(command.tag, records)
+            await self.drain()
+        self.send(Ok(command.tag, "list complete"))
+
+    async def _update(self, command: Update) -> None:
+        order = self._service.order_for(self.host)
+        servers = frozenset(command.hosts)
+        self._stream = Stream(
+            self, self._service, tag=command.tag, servers=servers, order=order, writable=self._writable.is_set
+        )
+        log.info("mupdate.subscribed", peer=self.peer, user=self.user, servers=" ".join(sorted(servers)), order=order)
+        await self._stream.walk()
+        self.send(Ok(command.tag, "streaming starts"))
+        self.flush()
+        self._stream.begin()
