@@ -11,7 +11,7 @@ import pytest
 from tests.harness import roots
 from tests.harness.server import Server
 
-pytest_plugins = ["tests.plugins.jobs", "tests.plugins.no_skips", "tests.plugins.long"]
+pytest_plugins = ["tests.plugins.jobs", "tests.plugins.no_skips", "tests.plugins.long", "tests.plugins.points"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -51,6 +51,8 @@ class Server:
         self._expected: list[str] = []
         self._checked = 0
         self._hung = False
+        self.extra_environment: dict[str, str] = {}
+        """What a test or a supervisor adds to its environment."""
 
     # -- what a subclass fills in ---------------------------------------------------------------------------------
 
@@ -68,6 +70,11 @@ class Server:
         return {}
 
     # -- life -----------------------------------------------------------------------------------------------------
+
+    @property
+    def exit_code(self) -> int | None:
+        """How its leader ended, None while it runs or when it was killed and forgotten."""
+        return None if self._running is None else self._running.process.poll()
 
     @property
     def pid(self) -> int:
@@ -99,7 +106,9 @@ class Server:
         if self not in Server.live:
             Server.live.append(self)
         self._catch()
-        self._running = self.sandbox.spawn(self.command(), self.output, self.environment())
+        self._running = self.sandbox.spawn(
+            self.command(), self.output, {**self.environment(), **self.extra_environment}
+        )
         self._tell_catcher(f"+{self._running.pid}")
 
     def stop(self) -> None:
@@ -140,6 +149,14 @@ class Server:
         self._running.namespace.close()
         self._running = None
         self._hung = False
+
+    def signal(self, number: int) -> None:
+        """Send a signal to every process of it, and leave what comes of it to its supervisor."""
+        running = self._running
+        if running is None:
+            raise ServerTrouble(f"{self.name} is not running")
+        while running.namespace.signal(number) and number == signal.SIGKILL and running.process.poll() is None:
+            pass
 
     def hang(self) -> None:
         """Stop every process of it, so that connections are accepted by the kernel and never answered."""

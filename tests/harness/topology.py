@@ -89,13 +89,14 @@ class Master(Group):
         *,
         extra: Mapping[str, str] | None = None,
         config: Config | None = None,
+        node_type: type[Node] = Node,
     ) -> None:
         super().__init__(root, state)
         self.kind = kind
         self.sasldb = make_sasldb(root, state / "sasl", [name for name in HOSTS if name != "wire.lab"])
         if kind == "ours":
             backends = {name: self.hosts[name] for name in ("be1.lab", "be2.lab")}
-            self.node = Node(self.hosts["mup.lab"], state / "node", backends, config)
+            self.node = node_type(self.hosts["mup.lab"], state / "node", backends, config)
             self.node.configure()
         else:
             self.stock = CyrusMupdate("mup.lab", self.hosts["mup.lab"], state / "mup", root, extra=extra)
@@ -143,8 +144,9 @@ class Murder(Master):
         extra: Mapping[str, str] | None = None,
         config: Config | None = None,
         wire: bool = False,
+        node_type: type[Node] = Node,
     ) -> None:
-        super().__init__(root, state, kind, extra=extra, config=config)
+        super().__init__(root, state, kind, extra=extra, config=config, node_type=node_type)
         hosts = self.hosts
         through = "wire.lab" if wire else "mup.lab"
         self.be1 = CyrusBackend("be1.lab", hosts["be1.lab"], state / "be1", root, mupdate=through, extra=extra)

@@ -7,6 +7,7 @@ until `heal`.
     with WireFault((listen, 3905), (target, 3905)) as wire:
         wire.hold()                               # nothing passes, nobody is told
         wire.on_match(b"ACTIVATE ", node.kill)    # runs before the bytes with this pattern pass
+        wire.on_answer(b"ACTIVATE ", node.kill)   # runs before what is answered to it passes
 """
 
 from __future__ import annotations
@@ -30,11 +31,38 @@ class Passed(NamedTuple):
     data: bytes
 
 
-class _Match(NamedTuple):
-    pattern: bytes
-    direction: str
-    action: Callable[[], None]
-    lose: bool
+class _Match:
+    """An action that waits for its moment; `pattern` is compared with what passes, and `turn` counts down to it."""
+
+    def __init__(
+        self,
+        pattern: bytes,
+        direction: str,
+        action: Callable[[], None],
+        *,
+        turn: int,
+        lose: bool = False,
+        answer: bool = False,
+        cut_after: bool = False,
+    ) -> None:
+        self.pattern, self.direction, self.action, self.lose = pattern, direction, action, lose
+        self.turn, self.answer, self.cut_after = turn, answer, cut_after
+        self.asked_on: int | None = None
+        """With `answer`: the connection on which the question has passed."""
+
+    def comes(self, connection: int, direction: str, data: bytes, before: bytes) -> bool:
+        """Say whether its moment has come with `data`, which follows `before` in this direction."""
+        if self.asked_on is not None:
+            return connection == self.asked_on and direction != self.direction
+        if direction != self.direction:
+            return False
+        hits = (before[-len(self.pattern) + 1 :] if len(self.pattern) > 1 else b"") + data
+        self.turn -= hits.count(self.pattern)
+        if self.turn > 0:
+            return False
+        if self.answer:
+            self.asked_on = connection
+        return not self.answer
 
 
 class WireFault:
@@ -49,6 +77,7 @@ class WireFault:
         self._close_after: dict[str, int] = {}
         self._dropped: set[str] = set()
         self._matches: list[_Match] = []
+        self._on_connect: tuple[int, Callable[[], None]] | None = None
         self._ends: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -70,6 +99,7 @@ class WireFault:
             self._close_after.clear()
             self._dropped.clear()
             self._matches.clear()
+            self._on_connect = None
             self._passing.set()
 
         self._do(act)
@@ -105,16 +135,34 @@ class WireFault:
         """Close a connection when it has passed `count` bytes in a direction; the rest is not passed."""
         self._do(lambda: self._close_after.update({direction: count}))
 
-    def on_match(
-        self, pattern: bytes, action: Callable[[], None], direction: str = TO_SERVER, *, lose: bool = False
-    ) -> None:
-        """Run `action` once, before the piece that completes `pattern` passes in `direction`.
+    def on_connect(self, action: Callable[[], None], *, turn: int = 1) -> None:
+        """Run `action` once, when the `turn`-th client from now has connected and before the server hears of it."""
+        self._do(lambda: setattr(self, "_on_connect", (self.connections + turn, action)))
 
-        With `lose` the piece never passes and its connection is closed.  Everything waits while `action` runs, which
-        must call no method of the proxy: it runs on the loop.  A piece is what one read returned, so only what came in
-        earlier pieces is known to have reached the other side.
+    def on_match(
+        self,
+        pattern: bytes,
+        action: Callable[[], None],
+        direction: str = TO_SERVER,
+        *,
+        lose: bool = False,
+        turn: int = 1,
+        cut_after: bool = False,
+    ) -> None:
+        """Run `action` once, before the piece that completes `pattern` for the `turn`-th time passes in `direction`.
+
+        With `lose` the piece never passes and its connection is closed; with `cut_after` its first half, up to the end
+        of the pattern, passes before `action` runs, and the rest afterwards.  Everything waits while `action` runs,
+        which must call no method of the proxy: it runs on the loop.  A piece is what one read returned, so only what
+        came in earlier pieces is known to have reached the other side.
         """
-        self._do(lambda: self._matches.append(_Match(pattern, direction, action, lose)))
+        match = _Match(pattern, direction, action, turn=turn, lose=lose, cut_after=cut_after)
+        self._do(lambda: self._matches.append(match))
+
+    def on_answer(self, pattern: bytes, action: Callable[[], None], *, lose: bool = False, turn: int = 1) -> None:
+        """Run `action` once, before the first piece passes that the server says after a command with `pattern`."""
+        match = _Match(pattern, TO_SERVER, action, turn=turn, lose=lose, answer=True)
+        self._do(lambda: self._matches.append(match))
 
     # -- the record -----------------------------------------------------------------------------------------------
 
@@ -147,6 +195,9 @@ class WireFault:
         try:
             if self._refusing:
                 raise ConnectionRefusedError
+            if self._on_connect is not None and self.connections + 1 >= self._on_connect[0]:
+                (_, action), self._on_connect = self._on_connect, None
+                action()
             async with asyncio.timeout(5):
                 far_reader, far_writer = await asyncio.open_connection(*self.target)
         except (OSError, TimeoutError):
@@ -180,9 +231,18 @@ class WireFault:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 await self._passing.wait()
-                history = (history + data)[-65536:]
-                if self._run_matches(history, direction):
-                    raise ConnectionAbortedError
+                before, history = history, (history + data)[-65536:]
+                for hit in [match for match in self._matches if match.comes(number, direction, data, before)]:
+                    self._matches.remove(hit)
+                    if hit.cut_after:
+                        first, data = _halves(data, hit.pattern)
+                        count += len(first)
+                        self.record.append(Passed(number, direction, first))
+                        writer.write(first)
+                        await writer.drain()
+                    hit.action()
+                    if hit.lose:
+                        raise ConnectionAbortedError
                 await self._passing.wait()
                 if self._delay_s:
                     await asyncio.sleep(self._delay_s)
@@ -202,14 +262,6 @@ class WireFault:
             return
         for end in ends:
             _close(end)
-
-    def _run_matches(self, history: bytes, direction: str) -> bool:
-        """Run the actions whose pattern is complete; says whether this piece is to be lost."""
-        hits = [match for match in self._matches if match.direction == direction and match.pattern in history]
-        for hit in hits:
-            self._matches.remove(hit)
-            hit.action()
-        return any(hit.lose for hit in hits)
 
     def _end_all(self, end_one: Callable[[asyncio.StreamWriter], None]) -> None:
         for end in list(self._ends):
@@ -234,6 +286,12 @@ class WireFault:
 
     def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+
+def _halves(data: bytes, pattern: bytes) -> tuple[bytes, bytes]:
+    """Part `data` after `pattern`; where the pattern began in an earlier piece, after the first byte."""
+    end = data.find(pattern) + len(pattern) if pattern in data else 1
+    return data[:end], data[end:]
 
 
 def _close(end: asyncio.StreamWriter) -> None:

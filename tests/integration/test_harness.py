@@ -211,6 +211,28 @@ def test_wire_calls_before_a_pattern_passes(wire: tuple[WireFault, socket.socket
     assert seen == [b"hello"]
 
 
+def test_wire_calls_at_a_later_turn_between_the_halves_of_a_piece(wire: tuple[WireFault, socket.socket]) -> None:
+    proxy, client = wire
+    seen: list[bytes] = []
+    proxy.on_match(b"RES", lambda: seen.append(proxy.transcript(direction=TO_SERVER)), turn=2, cut_after=True)
+    for piece in (b"RESERVE", b" a RES", b"ERVE"):
+        client.sendall(piece)
+        heard = b""
+        while len(heard) < len(piece):
+            heard += client.recv(100)
+        assert heard == piece
+    assert seen == [b"helloRESERVE a RES"]
+
+
+def test_wire_calls_before_an_answer_passes_and_loses_it(wire: tuple[WireFault, socket.socket]) -> None:
+    proxy, client = wire
+    seen: list[bytes] = []
+    proxy.on_answer(b"RES", lambda: seen.append(proxy.transcript(direction=TO_SERVER)), lose=True)
+    client.sendall(b"RES")
+    assert client.recv(100) == b""
+    assert seen == [b"helloRES"]
+
+
 def test_waiting_names_what_never_came() -> None:
     with pytest.raises(NeverHappened, match="a blue moon"):
         wait_until(lambda: False, "a blue moon", 0.05)
