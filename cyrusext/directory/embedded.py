@@ -102,6 +102,11 @@ class EmbeddedDirectory:
         self._claims[server] = self._clock() + seconds
         self._expire_claims()
 
+    def set_takeover(self, takeover: bool) -> None:
+        """Let every server take over from now on, or none."""
+        self._takeover = takeover
+        self._expire_claims()
+
     def _expire_claims(self) -> None:
         now = self._clock()
         self._claims = {server: until for server, until in self._claims.items() if until > now}

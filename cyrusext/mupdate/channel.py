@@ -47,6 +47,10 @@ class Channel(asyncio.Protocol, ABC):
         self.peer = "unix"
         self.user = ""
 
+    def reconfigure(self, service: Service) -> None:
+        """Go by other settings from now on."""
+        self._service = service
+
     @abstractmethod
     def opened(self) -> None:
         """Begin; the transport, `host` and `peer` are known."""

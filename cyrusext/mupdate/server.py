@@ -31,7 +31,8 @@ class MupdateServer:
     def __init__(self, service: Service, sockets: Sequence[socket.socket]) -> None:
         self._service = service
         self._sockets = sockets
-        self._servers: list[asyncio.Server] = []
+        self._servers: dict[socket.socket, asyncio.Server] = {}
+        self._dismissals: set[asyncio.Task[None]] = set()
         self._sessions: set[Session] = set()
         self._stopping = False
         self._empty = asyncio.Event()
@@ -41,8 +42,12 @@ class MupdateServer:
         return len(self._sessions)
 
     async def start(self) -> None:
+        await self.listen(self._sockets)
+
+    async def listen(self, sockets: Sequence[socket.socket]) -> None:
+        """Serve on more bound `sockets`.  Raises ConfigError where one can not be listened on, and then on none."""
         loop = asyncio.get_running_loop()
-        for sock in self._sockets:
+        for count, sock in enumerate(sockets):
             if sock.family != socket.AF_UNIX:
                 # inherited by accepted connections
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -51,14 +56,38 @@ class MupdateServer:
             try:
                 server = await loop.create_server(lambda: Session(self._service, self), sock=sock, backlog=BACKLOG)
             except OSError as error:  # somebody else began to listen since it was bound
+                self.leave(sockets[:count])
                 raise ConfigError(f"can not listen on {sock.getsockname()}: {error.strerror or error}") from error
-            self._servers.append(server)
+            self._servers[sock] = server
+
+    def leave(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept no more on these; who came that way stays."""
+        for sock in sockets:
+            self._servers.pop(sock).close()
+
+    @property
+    def service(self) -> Service:
+        return self._service
+
+    def reconfigure(self, service: Service) -> None:
+        """Take other settings, for new clients and for those that are there.
+
+        Who is logged in and no longer in `admins` is told BYE, once the changes at hand have their answers.
+        """
+        self._service = service
+        loop = asyncio.get_running_loop()
+        for session in tuple(self._sessions):
+            session.reconfigure(service)
+            if session.user and session.user not in service.admins:
+                log.warning("mupdate.dismissed", peer=session.peer, user=session.user, reason="no longer in admins")
+                task = loop.create_task(session.finish("no longer an administrator"))
+                self._dismissals.add(task)
+                task.add_done_callback(self._dismissals.discard)
 
     async def stop(self) -> None:
         """Accept no more; let changes at hand be answered; tell the others BYE and see them out."""
         self._stopping = True
-        for server in self._servers:
-            server.close()
+        self.leave(tuple(self._servers))
         sessions = tuple(self._sessions)
         for streams in (False, True):  # subscribers last: they are told what is granted until the end
             ending = [session for session in sessions if session.streams is streams]

@@ -15,8 +15,10 @@ from msgspec import Meta
 
 from cyrusext.directory.base import Directory
 from cyrusext.directory.batch import MAX_CHANGES, Applied, Wanted
+from cyrusext.doors.kick import KickDoor
 from cyrusext.errors import CyrusExtError
 from cyrusext.mupdate.server import MupdateServer
+from cyrusext.node.reload import Reload
 from cyrusext.replica.apply import ApplyWork
 from cyrusext.replica.writer import GroupCommit
 from cyrusext.runtime import logging
@@ -70,15 +72,17 @@ class NodeControl:
 
     def __init__(
         self,
-        node: str,
         version: str,
         store: Store,
         writer: GroupCommit,
         directory: Directory,
         subscribers: Sized,
         server: MupdateServer,
+        kicks: KickDoor,
+        reload: Reload,
     ) -> None:
-        self._node, self._version = node, version
+        self._version = version
+        self._kicks, self._reload = kicks, reload
         self._store, self._writer, self._directory = store, writer, directory
         self._subscribers, self._server = subscribers, server
         self._since = time.monotonic()
@@ -116,7 +120,7 @@ class NodeControl:
         """Return what `cyrusext status` shows."""
         stat = self._store.stat()
         return {
-            "node": self._node,
+            "node": self._reload.config.node.name,
             "version": self._version,
             "pid": os.getpid(),
             "uptime_s": time.monotonic() - self._since,
@@ -136,6 +140,9 @@ class NodeControl:
             "changes": self._writer.changes,
             "write_queue": self._writer.queued,
             "last_error": self._writer.last_error,
+            "kick_sockets": {path: self._kicks.failures.get(path, "served") for path in self._kicks.paths},
+            "needs_restart": self._reload.needs_restart,
+            "reload_error": self._reload.failure,
         }
 
     def unready(self) -> str:

@@ -80,7 +80,7 @@ class GroupCommit:
     def __init__(self, store: Store, *, write_wait_s: float = 8.0, queue: int = 10_000, batch: int = 512) -> None:
         self._store = store
         self._listeners: list[Listener] = []
-        self._write_wait_s = write_wait_s
+        self.write_wait_s = write_wait_s
         self._limit, self._batch = queue, batch
         self._queue: deque[_Job[Any]] = deque()
         self._running: list[_Job[Any]] = []
@@ -142,6 +142,23 @@ class GroupCommit:
         with self._awake:
             self._chores.append(chore)
             self._awake.notify()
+
+    def call_between(self, chore: Callable[[], None]) -> asyncio.Future[None]:
+        """Do `chore` likewise; the future tells that it is done, or raises what it raised.  Cancelling withdraws it."""
+        loop, future = self._loop, self._loop.create_future()
+
+        def run() -> None:
+            if future.cancelled():
+                return
+            try:
+                chore()
+            except CyrusExtError as error:
+                loop.call_soon_threadsafe(_give, future, error)
+            else:
+                loop.call_soon_threadsafe(_give, future, None)
+
+        self.do_between(run)
+        return future
 
     def _write(self) -> None:
         """The writer's thread."""
@@ -209,7 +226,7 @@ class GroupCommit:
     def _sweep(self) -> None:
         """Fail what has waited too long; four times a second, while there is a loop."""
         self._sweeper = self._loop.call_later(0.25, self._sweep)
-        limit = self._loop.time() - self._write_wait_s
+        limit = self._loop.time() - self.write_wait_s
         expired = []
         with self._awake:
             while self._queue and self._queue[0].since < limit:
@@ -220,4 +237,13 @@ class GroupCommit:
         for job in hanging:
             job.give_failure(WriteUnknown("the change is not durable yet, its outcome is unknown"))
         if expired or hanging:
-            log.error("writer.too_slow", not_made=len(expired), unknown=len(hanging), seconds=self._write_wait_s)
+            log.error("writer.too_slow", not_made=len(expired), unknown=len(hanging), seconds=self.write_wait_s)
+
+
+def _give(future: asyncio.Future[None], error: CyrusExtError | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

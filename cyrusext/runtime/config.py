@@ -210,6 +210,8 @@ def _values(section: Section) -> list[str]:
         faults.append(f"listen: {fault}")
     if isinstance(section, MupdateSection):
         faults += [f"order net: {fault}" for entry in section.order if (fault := _network_fault(entry.net))]
+    if isinstance(section, LookupSection):
+        faults += [f"kick_sockets: {fault}" for text in section.kick_sockets if (fault := _path_fault(text))]
     if isinstance(section, LmtpSection):
         faults += [f"trusted: {fault}" for text in section.trusted if (fault := _network_fault(text))]
         faults += _size_faults(section)
@@ -230,6 +232,12 @@ def _address_fault(text: str) -> str:
     except ConfigError as error:
         return str(error)
     return ""
+
+
+def _path_fault(text: str) -> str:
+    if not text.startswith("/"):
+        return f"expected the absolute path of a socket, got {text!r}"
+    return _address_fault(text)
 
 
 def _network_fault(text: str) -> str:

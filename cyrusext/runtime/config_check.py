@@ -48,7 +48,6 @@ NOT_YET: dict[tuple[str, str], tuple[bool, str]] = {
     ("lookup", "socketmap"): (False, _NOTHING_LISTENS),
     ("lookup", "auth_http"): (False, _NOTHING_LISTENS),
     ("lookup", "route_http"): (False, _NOTHING_LISTENS),
-    ("lookup", "kick_sockets"): (False, _NOTHING_LISTENS),
     ("lookup", "hit_max_age_s"): (True, _SERVES_OTHERWISE),
     ("lmtp", "smtp_listen"): (True, "only LMTP is served"),
     ("lmtp", "tls_cert"): (True, "STARTTLS is not offered"),

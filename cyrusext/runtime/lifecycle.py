@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
 
 from cyrusext.runtime import logging, systemd
@@ -35,6 +35,7 @@ class Lifecycle:
         self._services = services
         self._stop_timeout_s = stop_timeout_s
         self._stopping = asyncio.Event()
+        self._reload_asked = asyncio.Event()
         self._reason = ""
         self._exit_code = 0
 
@@ -44,14 +45,16 @@ class Lifecycle:
             self._reason, self._exit_code = reason, exit_code
             self._stopping.set()
 
-    async def run(self, ready: Callable[[], None] | None = None, *, reload: Callable[[], None] | None = None) -> int:
+    async def run(
+        self, ready: Callable[[], None] | None = None, *, reload: Callable[[], Awaitable[None]] | None = None
+    ) -> int:
         """Start all, call `ready`, wait for SIGTERM, SIGINT or `request_stop`, stop all; return the exit status.
 
-        SIGHUP calls `reload`, and is ignored when there is none.  Raises what a `start` raised, after stopping what
-        had been started.
+        SIGHUP calls `reload`, one at a time, and is ignored when there is none.  Raises what a `start` raised, after
+        stopping what had been started.
         """
         started: list[Service] = []
-        with self._signals(reload):
+        with self._signals():
             try:
                 for service in self._services:
                     if self._stopping.is_set():
@@ -62,7 +65,9 @@ class Lifecycle:
                     systemd.notify("READY=1")
                     if ready is not None:
                         ready()
+                    reloading = asyncio.create_task(self._reload_when_asked(reload))
                     await self._wait()
+                    reloading.cancel()
                 log.info("lifecycle.stopping", reason=self._reason)
             finally:
                 systemd.notify("STOPPING=1")
@@ -78,6 +83,17 @@ class Lifecycle:
                 await asyncio.wait_for(self._stopping.wait(), period_s)
             systemd.notify("WATCHDOG=1")
 
+    async def _reload_when_asked(self, reload: Callable[[], Awaitable[None]] | None) -> None:
+        while reload is not None:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            systemd.notify_reloading()
+            try:
+                await reload()
+            except Exception as error:
+                log.error("lifecycle.reload_failed", error=error, exc_info=error)
+            systemd.notify("READY=1")
+
     async def _stop(self, service: Service) -> None:
         try:
             await asyncio.wait_for(service.stop(), self._stop_timeout_s)
@@ -87,12 +103,12 @@ class Lifecycle:
             log.error("lifecycle.stop_failed", service=service.name, error=error, exc_info=error)
 
     @contextlib.contextmanager
-    def _signals(self, reload: Callable[[], None] | None) -> Iterator[None]:
+    def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.request_stop, signal.Signals(number).name)
-        loop.add_signal_handler(signal.SIGHUP, reload or (lambda: None))
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         try:
             yield
         finally:

@@ -15,6 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from cyrusext.errors import ConfigError
+
 REQUEST_S = 5.0
 """How long a request may take, in seconds."""
 MAX_HEAD = 8 << 10
@@ -66,16 +68,28 @@ class MetricsServer:
         self, sockets: Sequence[socket.socket], registry: CollectorRegistry, unready: Callable[[], str]
     ) -> None:
         self._sockets, self._registry, self._unready = sockets, registry, unready
-        self._servers: list[asyncio.Server] = []
+        self._servers: dict[socket.socket, asyncio.Server] = {}
         self._open = 0
 
     async def start(self) -> None:
-        for sock in self._sockets:
-            self._servers.append(await asyncio.start_server(self._serve, sock=sock, limit=MAX_HEAD))
+        await self.listen(self._sockets)
 
     async def stop(self) -> None:
-        for server in self._servers:
-            server.close()
+        self.leave(tuple(self._servers))
+
+    async def listen(self, sockets: Sequence[socket.socket]) -> None:
+        """Answer on more bound `sockets`.  Raises ConfigError where one can not be listened on, and then on none."""
+        for count, sock in enumerate(sockets):
+            try:
+                self._servers[sock] = await asyncio.start_server(self._serve, sock=sock, limit=MAX_HEAD)
+            except OSError as error:  # somebody else began to listen since it was bound
+                self.leave(sockets[:count])
+                raise ConfigError(f"can not listen on {sock.getsockname()}: {error.strerror or error}") from error
+
+    def leave(self, sockets: Sequence[socket.socket]) -> None:
+        """Answer on these no more."""
+        for sock in sockets:
+            self._servers.pop(sock).close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 
 
 def notify(state: str) -> bool:
@@ -22,6 +23,11 @@ def notify(state: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def notify_reloading() -> bool:
+    """Say that the configuration is being read anew; ``READY=1`` ends it (systemd pairs the two by the time given)."""
+    return notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 
 def watchdog_period_s() -> float | None:

@@ -113,6 +113,19 @@ class Transaction:
             self._writer.commit()
 
 
+def _begin(writer: _cyx.Writer) -> Transaction:
+    writer.begin()
+    return Transaction(writer)
+
+
+def _describe(writer: _cyx.Writer, names: Mapping[str, str | bool], no_max_age_s: float) -> None:
+    with _begin(writer):
+        writer.set_number(b"no_max_age_ms", max(1, round(no_max_age_s * 1000)))
+        for key, value in names.items():
+            text = str(int(value)) if isinstance(value, bool) else value
+            writer.set_text(b"names." + key.encode(), text.encode())
+
+
 class Store:
     """The store below a state directory, open for writing; one per store, held by the node."""
 
@@ -139,20 +152,11 @@ class Store:
         path = os.fsencode(state_dir)
         writer = _cyx.Writer(path, os.fsencode(Path(run_dir).absolute()), reader_group.encode(), map_size, _ERRORS)
         try:
-            with Transaction(cls._begun(writer)):
-                writer.set_number(b"no_max_age_ms", max(1, round(no_max_age_s * 1000)))
-                for key, value in (names or {}).items():
-                    text = str(int(value)) if isinstance(value, bool) else value
-                    writer.set_text(b"names." + key.encode(), text.encode())
+            _describe(writer, names or {}, no_max_age_s)
             return cls(writer, _cyx.Reader(path, _ERRORS))
         except BaseException:
             writer.close()
             raise
-
-    @staticmethod
-    def _begun(writer: _cyx.Writer) -> _cyx.Writer:
-        writer.begin()
-        return writer
 
     @property
     def reader(self) -> _cyx.Reader:
@@ -195,7 +199,11 @@ class Store:
 
     def begin(self) -> Transaction:
         """Begin a transaction, waiting for the one before it; StoreError if this thread has one open."""
-        return Transaction(self._begun(self._writer))
+        return _begin(self._writer)
+
+    def describe(self, names: Mapping[str, str | bool], no_max_age_s: float) -> None:
+        """Leave `names` and `no_max_age_s` in the store, for readers that open or refresh it from now on."""
+        _describe(self._writer, names, no_max_age_s)
 
     def purge_tombstones(self, before_us: int, limit: int) -> int:
         """Forget at most `limit` deletions from before Unix time `before_us` (microseconds), oldest first."""

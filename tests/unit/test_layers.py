@@ -21,6 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cyrusext.manage", "cyrusext.node"}),
     frozenset(
         {
+            "cyrusext.doors",
             "cyrusext.mupdate.client",
             "cyrusext.mupdate.login",
             "cyrusext.mupdate.server",

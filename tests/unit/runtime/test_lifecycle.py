@@ -62,7 +62,7 @@ def test_a_part_that_fails_or_hangs_in_stop_does_not_keep_the_others(capfd: pyte
 def test_sighup_reloads_and_does_not_end(capfd: pytest.CaptureFixture[str]) -> None:
     story: list[str] = []
 
-    def reload() -> None:
+    async def reload() -> None:
         story.append("reload")
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -90,6 +90,34 @@ def test_systemd_hears_ready_alive_and_stopping(tmp_path: Path, monkeypatch: pyt
             while heard[-1] != "STOPPING=1":
                 heard.append(listener.recv(100).decode())
             assert heard[0] == "READY=1"
+
+        asyncio.run(run())
+
+
+def test_systemd_hears_of_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+
+        async def run() -> None:
+            done = asyncio.Event()
+
+            async def reload() -> None:
+                done.set()
+                raise RuntimeError("a fault of ours")
+
+            lifecycle = Lifecycle([])
+            running = asyncio.create_task(lifecycle.run(lambda: os.kill(os.getpid(), signal.SIGHUP), reload=reload))
+            await done.wait()
+            heard = [await asyncio.to_thread(lambda: listener.recv(100).decode()) for _ in range(3)]
+            assert heard[0] == "READY=1"
+            assert heard[1].startswith("RELOADING=1\nMONOTONIC_USEC=")
+            assert int(heard[1].rpartition("=")[2]) > 0
+            assert heard[2] == "READY=1"
+            lifecycle.request_stop("done")
+            assert await running == 0
 
         asyncio.run(run())
 

@@ -1,0 +1,70 @@
+"""What the configuration means for the parts of a node: how its MUPDATE server behaves, who may log in, with what.
+
+Rule: making these changes nothing; a ConfigError here leaves a running node as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from pathlib import Path
+
+from cyrusext.mupdate.service import Network, Order, Service
+from cyrusext.net.mechanisms import MECHANISMS
+from cyrusext.net.sasl import FileLogins, Logins, SaslLogins
+from cyrusext.net.tls import ServerTls
+from cyrusext.runtime.config import Config
+from cyrusext.runtime.config_schema import MupdateSection
+
+
+def open_tls(section: MupdateSection) -> ServerTls | None:
+    """Return what STARTTLS needs, None where there is no certificate.  Raises ConfigError."""
+    return ServerTls(section.tls_cert, section.tls_key, section.tls_client_ca) if section.tls_cert else None
+
+
+def orders(section: MupdateSection) -> list[tuple[Network, Order]]:
+    """Return the networks of `order`, the most specific first."""
+    entries: list[tuple[Network, Order]] = [
+        (ipaddress.ip_network(entry.net, strict=False), entry.order) for entry in section.order
+    ]
+    return sorted(entries, key=lambda entry: entry[0].prefixlen, reverse=True)
+
+
+def open_logins(config: Config) -> Logins:
+    """Return what checks passwords.  Raises ConfigError."""
+    section = config.mupdate
+    if section.pwcheck == "file":
+        return FileLogins(Path(section.password_file))
+    # libsasl2's options are set once for the process; which of these are offered may change while it runs.
+    options = {"mech_list": " ".join(MECHANISMS)}
+    if section.pwcheck == "saslauthd":
+        options |= {"pwcheck_method": "saslauthd"}
+        if section.saslauthd_path:
+            options |= {"saslauthd_path": section.saslauthd_path}
+    else:
+        options |= {"pwcheck_method": "auxprop", "auxprop_plugin": "sasldb"}
+        if section.sasldb_path:
+            options |= {"sasldb_path": section.sasldb_path}
+    return SaslLogins(
+        service="mupdate", hostname=config.node.name, realm=section.realm or config.node.name, options=options
+    )
+
+
+def configured(service: Service, config: Config, tls: ServerTls | None, logins: Logins) -> Service:
+    """Return `service` with the settings of `config`; its parts stay the same."""
+    section = config.mupdate
+    return dataclasses.replace(
+        service,
+        admins=frozenset(section.admins),
+        mechanisms=tuple(mechanism.upper() for mechanism in section.mechanisms),
+        tls=tls,
+        logins=logins,
+        resend_after_s=section.resend_after_s,
+        orders=orders(section),
+        bounds=dataclasses.replace(service.bounds, connections=section.max_connections),
+    )
+
+
+def metrics_addresses(config: Config) -> tuple[str, ...]:
+    """Return where metrics and health are asked for: one address or none."""
+    return (config.metrics.listen,) if config.metrics.listen else ()
