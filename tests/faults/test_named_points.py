@@ -156,17 +156,15 @@ def test_every_step_of_a_commit_is_in_the_table(rig: Rig) -> None:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_node_struck(
-    rig: Rig, case: points.Case, pytestconfig: pytest.Config, record_property: Callable[[str, object], None]
-) -> None:
-    announce(pytestconfig, case.point)
+def test_node_struck(rig: Rig, case: points.Case, request: pytest.FixtureRequest) -> None:
+    announce(request.config, case.point)
     chance = random.Random(f"{SEED} {case}")
     operation = OPERATIONS[case.operation](rig, rig.user())
     operation.prepare()
     before = rig.mail(operation.user)
     answer = strike(rig, case, operation, away=chance.random() < 0.5)
-    count(pytestconfig, case.point)
-    record_property("answer", answer)
+    count(request.config, case.point)
+    request.node.user_properties.append(("answer", answer))
 
     reserved = [name for name, place in rig.known(operation.user).items() if place is None]
     if reserved or rig.local(rig.be1, operation.user) or rig.local(rig.be2, operation.user):
