@@ -18,7 +18,8 @@ from cyrusext.model import MailboxRecord, State
 from cyrusext.mupdate._finds import Finds
 from cyrusext.mupdate.connection import ServerConnection
 from cyrusext.mupdate.leftover import Leftovers
-from cyrusext.net.sasl import LoginPool, Logins, Proved
+from cyrusext.net.login_pool import LoginPool
+from cyrusext.net.sasl import Logins, Proved
 from cyrusext.net.tls import ServerTls
 from cyrusext.replica.feed import ChangeFeed
 

@@ -339,7 +339,9 @@ class Session(Reading):
         if mechanism not in self._mechanisms:
             await self._refuse(command.tag, f"mechanism {command.mechanism!r} is not offered")
             return
-        self._login = login = Login(self._service.logins, self._service.login_pool, self._proved or NOTHING_PROVED)
+        self._login = login = Login(
+            self._service.logins, self._service.login_pool, self._proved or NOTHING_PROVED, self.host
+        )
         initial = None if command.initial is None else command.initial.reveal()
         try:
             await self._stepped(command.tag, await login.start(mechanism, initial))
@@ -359,11 +361,18 @@ class Session(Reading):
         elif step.username not in self._service.admins:
             await self._refuse(tag, f"{step.username!r} is not in admins")
         else:
-            mechanism = self._login.mechanism if self._login is not None else ""
-            self._end_login()
+            assert self._login is not None
+            self._login.granted(step.username)
             self.user = step.username
-            tls = self._proved is not None
-            log.debug("mupdate.login", peer=self.peer, user=self.user, mechanism=mechanism, tls=tls)
+            log.debug(
+                "mupdate.login",
+                peer=self.peer,
+                user=self.user,
+                mechanism=self._login.mechanism,
+                tls=self._proved is not None,
+                remembered=self._login.remembered,
+            )
+            self._end_login()
             self.send(Ok(tag, "Authenticated"))
 
     async def _refuse(self, tag: bytes, reason: str) -> None:

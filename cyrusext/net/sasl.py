@@ -1,26 +1,24 @@
 """Logins: who may say that he is who, asked of libsasl2 or of a password file.
 
 Rule: nothing here runs on the event loop.  libsasl2 may wait for saslauthd, a database or entropy, so each exchange
-is worked on in a small pool of threads with a bounded queue; when the queue is full the login fails at once
-(temporarily) instead of making others wait.
+is worked on in the threads of `login_pool`.  What was proven before (`proven`) needs neither.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hmac
+import os
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from cffi import FFI
 
 from cyrusext.errors import ConfigError, CyrusExtError
 from cyrusext.net._sasl import ffi, lib
-
-T = TypeVar("T")
+from cyrusext.net.proven import Proven
+from cyrusext.net.stamp import Stamp
 
 MAX_PASSWORD_FILE = 1 << 20
 """Longest password file in bytes."""
@@ -187,10 +185,14 @@ class SaslLogins:
     """Logins checked by libsasl2.
 
     `options` are libsasl2's (``pwcheck_method``, ``sasldb_path``, …); the first instance in a process decides them.
+    `passwords` is the file that libsasl2 asks; None where what it asks is no file (saslauthd).
     """
 
-    def __init__(self, *, service: str, hostname: str, realm: str, options: Mapping[str, str]) -> None:
+    def __init__(
+        self, *, service: str, hostname: str, realm: str, options: Mapping[str, str], passwords: Path | None = None
+    ) -> None:
         _library.ensure(options)
+        self.proven = Proven(passwords) if passwords is not None else None
         self._service, self._hostname, self._realm = service, hostname, realm
 
     def exchange(self, proved: Proved = NOTHING_PROVED) -> Exchange:
@@ -206,7 +208,7 @@ class PasswordFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: Stamp | None = None
         self._passwords: dict[str, bytes] = {}
         self.load()
 
@@ -215,12 +217,13 @@ class PasswordFile:
         with self._lock:
             try:
                 with self._path.open("rb") as file:
-                    status = self._path.stat()
+                    status = os.fstat(file.fileno())
                     if status.st_mode & 0o007:
                         raise ConfigError(f"{self._path}: others may read or change this password file; chmod o= it")
-                    stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+                    stamp = Stamp.of(status)
                     if stamp == self._stamp:
                         return
+                    believed = stamp.at_rest()
                     text = file.read(MAX_PASSWORD_FILE + 1)
             except OSError as error:
                 raise ConfigError(f"{self._path}: {error.strerror}") from error
@@ -235,7 +238,7 @@ class PasswordFile:
                 if not (user and colon and password):
                     raise ConfigError(f"{self._path}:{number}: expected user:password")
                 passwords[user.decode("utf-8", "surrogateescape")] = password
-            self._passwords, self._stamp = passwords, stamp
+            self._passwords, self._stamp = passwords, stamp if believed else None
 
     def verify(self, user: str, password: bytes) -> bool:
         """Return whether `password` is `user`'s, in a time that does not tell how much of it was right."""
@@ -281,6 +284,7 @@ class FileLogins:
 
     def __init__(self, path: Path) -> None:
         self._passwords = PasswordFile(path)
+        self.proven = Proven(path)
 
     def exchange(self, _proved: Proved = NOTHING_PROVED) -> Exchange:
         return FileExchange(self._passwords)
@@ -289,36 +293,9 @@ class FileLogins:
 class Logins(Protocol):
     """Gives a new exchange for each login."""
 
+    @property
+    def proven(self) -> Proven | None:
+        """The good PLAIN logins that need no exchange; None where nobody can tell when they cease to be good."""
+        ...
+
     def exchange(self, proved: Proved = NOTHING_PROVED, /) -> Exchange: ...
-
-
-class LoginPool:
-    """Runs exchanges in `threads` threads; at most `queued` steps wait or run at a time."""
-
-    def __init__(self, *, threads: int = 4, queued: int = 256) -> None:
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="login")
-        self._free = queued
-
-    async def run(self, call: Callable[[], T], timeout_s: float = 30.0) -> T:
-        """Run `call` (a bound step of an exchange) in a thread.
-
-        Raises LoginUnavailable when too many wait or it takes longer than `timeout_s` seconds, and what it raises.
-        """
-        if self._free <= 0:
-            raise LoginUnavailable("too many logins at once", public="authentication unavailable")
-        self._free -= 1
-        future = asyncio.get_running_loop().run_in_executor(self._executor, call)
-        future.add_done_callback(self._give_back)
-        try:
-            return await asyncio.wait_for(asyncio.shield(future), timeout_s)
-        except TimeoutError:
-            raise LoginUnavailable("the login took too long", public="authentication unavailable") from None
-
-    def _give_back(self, future: asyncio.Future[T]) -> None:
-        self._free += 1
-        if not future.cancelled():
-            future.exception()  # a step that outlived its caller has nobody else to look at its error
-
-    def close(self) -> None:
-        """Start no further step; those that run are left to end."""
-        self._executor.shutdown(wait=False, cancel_futures=True)

@@ -20,7 +20,8 @@ from cyrusext.errors import CyrusExtError
 from cyrusext.mupdate.leftover import Leftovers
 from cyrusext.mupdate.server import MupdateServer
 from cyrusext.mupdate.service import Service
-from cyrusext.net.sasl import LoginPool, Logins
+from cyrusext.net.login_pool import LoginPool
+from cyrusext.net.sasl import Logins
 from cyrusext.net.tls import ServerTls
 from cyrusext.node.control import NodeControl
 from cyrusext.node.listeners import Listeners

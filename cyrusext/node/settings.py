@@ -16,6 +16,9 @@ from cyrusext.net.tls import ServerTls
 from cyrusext.runtime.config import Config
 from cyrusext.runtime.config_schema import MupdateSection
 
+SASLDB = "/etc/sasldb2"
+"""Where libsasl2 looks for passwords by itself."""
+
 
 def open_tls(section: MupdateSection) -> ServerTls | None:
     """Return what STARTTLS needs, None where there is no certificate.  Raises ConfigError."""
@@ -37,16 +40,21 @@ def open_logins(config: Config) -> Logins:
         return FileLogins(Path(section.password_file))
     # libsasl2's options are set once for the process; which of these are offered may change while it runs.
     options = {"mech_list": " ".join(MECHANISMS)}
+    passwords = None
     if section.pwcheck == "saslauthd":
         options |= {"pwcheck_method": "saslauthd"}
         if section.saslauthd_path:
             options |= {"saslauthd_path": section.saslauthd_path}
     else:
         options |= {"pwcheck_method": "auxprop", "auxprop_plugin": "sasldb"}
-        if section.sasldb_path:
-            options |= {"sasldb_path": section.sasldb_path}
+        passwords = Path(section.sasldb_path or SASLDB)
+        options |= {"sasldb_path": str(passwords)}
     return SaslLogins(
-        service="mupdate", hostname=config.node.name, realm=section.realm or config.node.name, options=options
+        service="mupdate",
+        hostname=config.node.name,
+        realm=section.realm or config.node.name,
+        options=options,
+        passwords=passwords,
     )
 
 

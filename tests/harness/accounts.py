@@ -29,10 +29,10 @@ sys.exit(lib.sasl_setpass(connection, user.encode(), raw, len(raw), ffi.NULL, 0,
 """
 
 
-def own_sasldb(path: Path, realm: str) -> Path:
-    """Write a sasldb with the peers' login for our node (in a process of its own: libsasl2's options are set once)."""
+def own_sasldb(path: Path, realm: str, password: str = PASSWORDS[PEER]) -> Path:
+    """Write the peers' login into the sasldb of our node (in a process of its own: libsasl2's options are set once)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", STORE, str(path), realm, PEER, PASSWORDS[PEER]]
+    command = [sys.executable, "-c", STORE, str(path), realm, PEER, password]
     subprocess.run(command, check=True, timeout=60, cwd=CHECKOUT)
     return path
 

@@ -21,7 +21,8 @@ from cyrusext.mupdate.leftover import Leftovers
 from cyrusext.mupdate.server import MupdateServer
 from cyrusext.mupdate.service import Bounds, Network, Order, Service
 from cyrusext.net.address import TcpAddress, bind
-from cyrusext.net.sasl import FileLogins, LoginPool, Logins
+from cyrusext.net.login_pool import LoginPool
+from cyrusext.net.sasl import FileLogins, Logins
 from cyrusext.net.tls import ServerTls
 from cyrusext.replica.feed import ChangeFeed
 from cyrusext.replica.writer import GroupCommit

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 from cyrusext.errors import ConfigError
-from cyrusext.net.sasl import FileLogins, LoginPool, LoginRefused, LoginUnavailable, installed_mechanisms
+from cyrusext.net.sasl import FileLogins, LoginRefused, LoginUnavailable, installed_mechanisms
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -200,33 +198,3 @@ def test_password_file_that_is_wrong_is_refused(tmp_path: Path, text: str, mode:
     path.chmod(mode)
     with pytest.raises(ConfigError, match=said):
         FileLogins(path)
-
-
-def test_pool_refuses_when_too_many_wait() -> None:
-    gate = threading.Event()
-
-    async def crowd() -> None:
-        pool = LoginPool(threads=1, queued=2)
-        waiting = [asyncio.ensure_future(pool.run(gate.wait)) for _ in range(2)]
-        await asyncio.sleep(0)
-        with pytest.raises(LoginUnavailable, match="too many"):
-            await pool.run(gate.wait)
-        gate.set()
-        assert await asyncio.gather(*waiting) == [True, True]
-        assert await pool.run(lambda: 7) == 7
-        pool.close()
-
-    asyncio.run(crowd())
-
-
-def test_pool_gives_up_a_step_that_hangs() -> None:
-    gate = threading.Event()
-
-    async def hang() -> None:
-        pool = LoginPool(threads=1, queued=2)
-        with pytest.raises(LoginUnavailable, match="too long"):
-            await pool.run(gate.wait, timeout_s=0.05)
-        gate.set()
-        pool.close()
-
-    asyncio.run(hang())

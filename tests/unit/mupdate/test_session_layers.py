@@ -30,6 +30,8 @@ LOGGED_IN = b'A OK "Authenticated"\r\n'
 class CertificateLogins:
     """EXTERNAL without libsasl2, whose options belong to the process: whom the certificate names, is it."""
 
+    proven = None
+
     def exchange(self, proved: Proved = NOTHING_PROVED) -> Exchange:
         return CertificateExchange(proved)
 
