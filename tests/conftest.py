@@ -27,15 +27,12 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     found = []
     for suite in roots.SUITES:
         root = roots.locate(suite)
-        found.append(f"{suite} ({_version(root, 'cyrus-common') if root.ready else 'not built'})")
+        found.append(f"{suite} ({_cyrus(root) if root.ready else 'not built'})")
     return [f"roots: {', '.join(found)} in {roots.cache_dir()}; integration runs on {config.getoption('--release')}"]
 
 
-def _version(root: roots.Root, package: str) -> str:
-    _, _, rest = (root.layer / "var/lib/dpkg/status").read_text().partition(f"\nPackage: {package}\n")
-    return next((line for line in rest.splitlines() if line.startswith("Version: ")), "Version: ?").replace(
-        "Version: ", f"{package} "
-    )
+def _cyrus(root: roots.Root) -> str:
+    return f"cyrus-common {roots.package_version(root, 'cyrus-common')}"
 
 
 @pytest.fixture(scope="session")

@@ -63,18 +63,18 @@ def say(text: str) -> None:
 
 @contextmanager
 def workplace(place: Place) -> Iterator[tuple[Path, Network]]:
-    """A directory there and addresses for servers; whatever still runs at the end is killed."""
+    """A directory there and addresses for servers; those that were made inside and still run at the end are killed."""
     with ExitStack() as stack:
         state = Path(tempfile.mkdtemp(prefix="cyx-bench-", dir=PLACES[place]))
         stack.callback(shutil.rmtree, state, ignore_errors=True)
         network = Network()
         stack.callback(network.close)
-        stack.callback(_end_all)
+        stack.callback(_end_all_in, state)
         yield state, network
 
 
-def _end_all() -> None:
-    for server in list(Server.live):
+def _end_all_in(state: Path) -> None:
+    for server in [server for server in Server.live if server.state.is_relative_to(state)]:
         server.kill()
         server.close()
 

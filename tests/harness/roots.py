@@ -97,6 +97,13 @@ def locate(suite: str, layer: str = "main", cache: Path | None = None) -> Root:
     return Root(suite, home / f"base-{base}", home / f"{layer}-{_stamp(base, LAYERS[layer])}")
 
 
+def package_version(root: Root, package: str) -> str:
+    """Return the version of a package in the layer of `root`, or "?"."""
+    _, _, rest = (root.layer / "var/lib/dpkg/status").read_text().partition(f"\nPackage: {package}\n")
+    found = next((line for line in rest.splitlines() if line.startswith("Version: ")), "Version: ?")
+    return found.removeprefix("Version: ")
+
+
 def build(
     suite: str, layer: str = "main", *, cache: Path | None = None, say: Callable[[str], None] | None = None
 ) -> Root:

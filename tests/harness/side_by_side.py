@@ -32,7 +32,8 @@ def workplace() -> Iterator[tuple[Path, Network]]:
         shutil.rmtree(state, ignore_errors=True)
 
 
-def _processes(server: Server) -> list[int]:
+def processes(server: Server) -> list[int]:
+    """Return the pids of everything that `server` has started, itself included."""
     assert server._running is not None
     return list(server._running.namespace.processes())
 
@@ -40,7 +41,7 @@ def _processes(server: Server) -> list[int]:
 def cpu_seconds(server: Server) -> float:
     """CPU seconds that `server` has used since it was started, to the kernel's tick."""
     ticks = 0
-    for pid in _processes(server):
+    for pid in processes(server):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
@@ -48,6 +49,6 @@ def cpu_seconds(server: Server) -> float:
 
 def pin(server: Server, cpu: int) -> None:
     """Keep all threads that `server` has now on one CPU."""
-    for pid in _processes(server):
+    for pid in processes(server):
         for thread in Path(f"/proc/{pid}/task").iterdir():
             os.sched_setaffinity(int(thread.name), {cpu})
