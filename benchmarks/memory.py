@@ -113,4 +113,4 @@ def silent_rows(bench: Bench) -> list[Row]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(__file__, "Memory", LIMIT_S, measure))
+    sys.exit(run(__file__, "Memory", LIMIT_S, measure, once=True))

@@ -52,19 +52,26 @@ class Bench:
 Measure = Callable[[Bench], Sequence[str]]
 
 
-def run(script: str, title: str, limit_s: int, measure: Measure, argv: Sequence[str] | None = None) -> int:
-    """Be the script `script`: measure, write the section `title`, return the exit code."""
+def run(
+    script: str, title: str, limit_s: int, measure: Measure, argv: Sequence[str] | None = None, *, once: bool = False
+) -> int:
+    """Be the script `script`: measure, write the section `title`, return the exit code.
+
+    `once`: what is measured does not vary enough to be measured again.
+    """
     name = Path(script).name
     parser = argparse.ArgumentParser(prog=name, description=sys.modules["__main__"].__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--rounds", type=int, default=3, help="the median of this many is shown (default 3)")
+    if not once:
+        parser.add_argument("--rounds", type=int, default=3, help="the median of this many is shown (default 3)")
     parser.add_argument("--toy", action="store_true", help="a few records, a moment each: only to show that it works")
     parser.add_argument("--results", type=Path, help=f"page to write to (default {RESULTS.relative_to(CHECKOUT)})")
     parser.add_argument("--release", choices=roots.SUITES, default=roots.SUITES[0], help="whose Cyrus is the peer")
     arguments = parser.parse_args(argv)
     if arguments.toy and arguments.results is None:
         parser.error("--toy needs --results: its figures mean nothing")
-    bench = Bench(roots.build(arguments.release, say=say), arguments.toy, 1 if arguments.toy else arguments.rounds)
+    rounds = 1 if arguments.toy or once else arguments.rounds
+    bench = Bench(roots.build(arguments.release, say=say), arguments.toy, rounds)
     load_before, began = os.getloadavg()[0], time.monotonic()
     generator.build()
     _limit(TOY_LIMIT_S if arguments.toy else limit_s)
@@ -96,12 +103,12 @@ def _facts(name: str, bench: Bench, load: float, took_s: float, argv: Sequence[s
     cpus = f"{os.cpu_count()} CPUs ({_cpu_model()}), {_memory_gib():.0f} GiB, kernel {platform.release()}"
     busy = f"; other work was going on (load {load:.1f} before it began)" if load > 0.7 else ""
     disk = _file_system(PLACES["disk"])
+    medians = f" Medians of {bench.rounds} rounds, alternating; lowest and highest in brackets." * (bench.rounds > 1)
     return [
         f"`{command}`, {time.strftime('%Y-%m-%d %H:%M')}, commit {_commit()}, {took_s:.0f} s. {cpus}, disk is {disk}"
         f"{busy}. Python {platform.python_version()}; the peer is Cyrus"
         f" {roots.package_version(bench.root, 'cyrus-common')} ({bench.root.suite}). Servers run on CPU 0, the load"
-        f" generator on CPU 1, unless a row says otherwise. Median of {bench.rounds}"
-        f" {'rounds, alternating; lowest and highest in brackets' if bench.rounds > 1 else 'round'}.",
+        f" generator on CPU 1, unless a row says otherwise.{medians}",
     ]
 
 
