@@ -10,7 +10,7 @@ import cyrusext
 from cyrusext.cli.history_cmd import history_command
 from cyrusext.cli.options import Commands, complain, config_option, dry_run_option, force_option, format_option
 from cyrusext.cli.output import print_rows
-from cyrusext.cli.transfer_cmd import export_command, import_command
+from cyrusext.cli.transfer_cmd import compare_command, export_command, import_command
 from cyrusext.directory.batch import Applied, Wanted
 from cyrusext.errors import InvalidName
 from cyrusext.manage.control import ControlClient
@@ -28,6 +28,7 @@ def mailbox_group() -> None:
 mailbox_group.add_command(import_command)
 mailbox_group.add_command(export_command)
 mailbox_group.add_command(history_command)
+mailbox_group.add_command(compare_command)
 
 
 @mailbox_group.command("list")

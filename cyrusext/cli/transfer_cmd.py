@@ -1,4 +1,4 @@
-"""``cyrusext mailbox import`` and ``export``: whole mailbox lists as text."""
+"""``cyrusext mailbox import``, ``export`` and ``compare``: whole mailbox lists as text."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import click
 import cyrusext
 from cyrusext.cli.options import complain, config_option, dry_run_option, force_option, format_option
 from cyrusext.cli.output import Cell, print_rows
+from cyrusext.errors import InputError
+from cyrusext.manage.compare import differences
 from cyrusext.manage.control import ControlClient
 from cyrusext.manage.dump import DumpFormat, write_csv, write_ctl, write_map
 from cyrusext.manage.transfer import ImportFile, Progress, Totals, apply_all, keep_known
@@ -94,6 +96,33 @@ def export_command(config: Config, form: str, prefix: str, server: str) -> None:
         for line in lines:
             out.write(line)
     out.flush()
+
+
+@click.command("compare")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--server", default="", metavar="S", help="FILE is the dump of backend S: compare with its mailboxes only."
+)
+@config_option
+@format_option
+@click.pass_context
+def compare_command(ctx: click.Context, config: Config, file: Path, server: str, form: str) -> None:
+    """Show where FILE, a list that `import` reads, and the records here differ.
+
+    FILE is the text of `ctl_mboxlist -d` of another master, of a frontend, or with --server of a backend. Nothing is
+    changed. Exit status 1 when there is a difference.
+    """
+    columns = ("name", "difference", "here", "there")
+    with contextlib.ExitStack() as stack:
+        checking = stack.enter_context(_progress("checking", _size(file)))
+        source = stack.enter_context(ImportFile(file, config.names.rules(), server=server, progress=checking))
+        if source.is_undo:
+            raise InputError(f"{file}: an undo file is no list of mailboxes")
+        index = stack.enter_context(cyrusext.open(config.node.state_dir))
+        if not index.fresh_within(config.lookup.no_max_age_s):
+            complain("no running node confirms that this is current")
+        found = print_rows(columns, differences(source, index, server), form)
+    ctx.exit(1 if found else 0)
 
 
 def _summary(source: ImportFile, totals: Totals) -> list[tuple[Cell, ...]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import enum
 import functools
+import hashlib
 import io
 import json
 import re
@@ -76,7 +77,11 @@ def parser(form: DumpFormat, rules: NameRules, default_server: str) -> Callable[
 
 
 def write_ctl(records: Iterable[MailboxRecord]) -> Iterator[bytes]:
-    """Yield the text that `ctl_mboxlist -d` of Cyrus 3.6 and 3.10 would print for `records`."""
+    """Yield the text that `ctl_mboxlist -d` of Cyrus 3.6 and 3.10 would print for `records`.
+
+    `ctl_mboxlist -u` takes no mailbox without a uniqueid, and MUPDATE carries none: it is made from the name.  A
+    mupdate master makes no use of it.
+    """
     yield b"{\n"
     separator = b""
     for record in records:
@@ -237,6 +242,7 @@ def _build_ctl(record: MailboxRecord) -> bytes:
         "partition": record.partition,
         "server": record.server,
         "acl": _acl_object(record.acl),
+        "uniqueid": hashlib.blake2b(record.name, digest_size=12).hexdigest(),
         "name_history": [],
     }
     return to_json(name) + b": " + to_json(entry)

@@ -26,7 +26,7 @@ from tests.harness.wirefault import WireFault
 
 MasterKind = Literal["ours", "stock"]
 
-HOSTS = {"mup.lab": 10, "be1.lab": 11, "be2.lab": 12, "fe.lab": 13, "wire.lab": 20}
+HOSTS = {"mup.lab": 10, "be1.lab": 11, "be2.lab": 12, "fe.lab": 13, "wire.lab": 20, "node.lab": 30}
 ROUTER_HOST, POSTFIX_HOST = 14, 15
 
 
@@ -93,7 +93,9 @@ class Master(Group):
     ) -> None:
         super().__init__(root, state)
         self.kind = kind
-        self.sasldb = make_sasldb(root, state / "sasl", [name for name in HOSTS if name != "wire.lab"])
+        self.sasldb = make_sasldb(
+            root, state / "sasl", [name for name in HOSTS if name not in ("wire.lab", "node.lab")]
+        )
         if kind == "ours":
             backends = {name: self.hosts[name] for name in ("be1.lab", "be2.lab")}
             self.node = node_type(self.hosts["mup.lab"], state / "node", backends, config)

@@ -283,3 +283,22 @@ def test_a_second_node_on_the_same_directory_refuses(running: Node) -> None:
     assert second.returncode in (75, 78)
     assert b"Traceback" not in second.stderr
     assert running.run("status").exit_code == 0
+
+
+def test_compare_shows_what_differs(node: Node) -> None:
+    node.run("mailbox", "set", "user.alice", "be1!default", "alice lrs")
+    node.run("mailbox", "set", "user.bob", "be2!default")
+    dump = node.write("dump", node.dump())
+    same = node.run("mailbox", "compare", dump)
+    assert (same.exit_code, same.output) == (0, "")
+    node.run("mailbox", "delete", "user.bob")
+    node.run("mailbox", "set", "user.alice", "be3!default", "--force")
+    node.run("mailbox", "set", "user.new", "be1!default")
+    other = node.run("mailbox", "compare", dump, "--format", "tsv")
+    assert other.exit_code == 1
+    assert other.stdout.splitlines() == [
+        "user.alice\tserver\tbe3\tbe1",
+        "user.bob\tonly there\t\tbe2!default",
+        "user.new\tonly here\tbe1!default\t",
+    ]
+    assert node.run("mailbox", "compare", dump, "--server", "be1").exit_code == 1
