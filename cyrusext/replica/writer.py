@@ -2,25 +2,33 @@
 
 Rule: work is done in the order in which it was submitted; what is queued when the thread is free becomes one
 transaction and one fsync; and its results are given on the event loop, after the feed has been told, in one wake-up per
-transaction.  The queue is bounded and work in it has a deadline.
+transaction.  The queue is bounded and work in it has a deadline.  A transaction that the store can not take now (a full
+disk) changes nothing: its work is held, in its place in the order, and tried again until that deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from cyrusext.directory.base import Committed, Listener, Transaction, Work
-from cyrusext.errors import CyrusExtError, StoreError
+from cyrusext.errors import CyrusExtError, StoreError, StoreFull
 from cyrusext.runtime import logging
+from cyrusext.runtime.histogram import Histogram
 
 R = TypeVar("R")
 
 log = logging.get()
+
+HANGING_S = 0.5
+"""A transaction that takes less is not hanging: what becomes of its work is about to be known."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+"""Between two attempts at a transaction that failed: doubled from one to the other."""
 
 
 class WriterBusy(StoreError):
@@ -71,8 +79,9 @@ class _Job(Generic[R]):
 class GroupCommit:
     """Commits work to `store`.
 
-    `write_wait_s`: work not committed within it fails, with WriteTimeout when it had not begun (it never will), else
-    with WriteUnknown.  `queue` bounds the work waiting, `batch` the work in one transaction.
+    `write_wait_s`: work not committed within it fails: with what the store said where that is what kept it, with
+    WriteTimeout when it had not begun (it never will), else with WriteUnknown.  `queue` bounds the work waiting,
+    `batch` the work in one transaction.
     """
 
     name = "writer"
@@ -87,12 +96,22 @@ class GroupCommit:
         self._chores: deque[Callable[[], None]] = deque()
         self._awake = threading.Condition()
         self._stopping = False
+        self._settling = False
+        """A transaction has failed; its work is on its way back into the queue, and nothing may overtake it."""
+        self._failure: CyrusExtError | None = None
+        """What keeps the work in the queue waiting."""
+        self._pause_s = 0.0
+        self._not_before = 0.0
         self._thread: threading.Thread | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self.last_error = ""
         """Why the last commit failed; empty when it succeeded."""
+        self.busy_since = 0.0
+        """When the thread began what it is at, by time.monotonic(); 0 when it is at nothing."""
         self.commits = 0
         self.changes = 0
+        self.latency = Histogram()
+        """Seconds of each commit, its decisions included."""
 
     def on_commit(self, listener: Listener) -> None:
         """Have `listener` told of every commit from now on, in the order of registration."""
@@ -162,35 +181,66 @@ class GroupCommit:
 
     def _write(self) -> None:
         """The writer's thread."""
-        while True:
-            with self._awake:
-                while not (self._queue or self._chores or self._stopping):
-                    self._awake.wait()
-                jobs = [self._queue.popleft() for _ in range(min(len(self._queue), self._batch))]
-                self._running = jobs
-                chore = self._chores.popleft() if self._chores else None
-                ended = not jobs and chore is None
-            if ended:
-                break
+        while (step := self._next_step()) is not None:
+            jobs, chore = step
+            self.busy_since = time.monotonic()
             if jobs:
                 self._commit(jobs)
             if chore is not None:
                 self._run_chore(chore)
+            self.busy_since = 0.0
         self._loop.call_soon_threadsafe(self._stopped.set)
+
+    def _next_step(self) -> tuple[list[_Job[Any]], Callable[[], None] | None] | None:
+        """Wait for something to do; None at the end."""
+        with self._awake:
+            while True:
+                wait_s = self._wait_s()
+                if self._chores or wait_s == 0.0:
+                    break
+                if self._stopping and not self._queue and not self._settling:
+                    return None
+                self._awake.wait(wait_s)
+            count = 0
+            if wait_s == 0.0:
+                # While the store refuses, one piece of work finds out whether it still does.
+                count = 1 if self._pause_s and not self._stopping else min(len(self._queue), self._batch)
+            jobs = [self._queue.popleft() for _ in range(count)]
+            self._running = jobs
+            return jobs, self._chores.popleft() if self._chores else None
+
+    def _wait_s(self) -> float | None:
+        """Return how long until there may be a transaction; None: until something happens."""
+        if not self._queue or self._settling:
+            return None
+        return 0.0 if self._stopping or not self._pause_s else max(0.0, self._not_before - time.monotonic())
 
     def _commit(self, jobs: list[_Job[Any]]) -> None:
         changes: list[Committed] = []
         failure: CyrusExtError | None = None
+        at_fault: list[_Job[Any]] = []
+        began = time.perf_counter()
         try:
             with self._store.begin() as transaction:
                 for job in jobs:
+                    at_fault = [job]
                     job.run(transaction, changes)
+                at_fault = []
+            self.latency.add(time.perf_counter() - began)
         except CyrusExtError as error:
             failure = error
         except Exception as error:
             log.error("writer.failed", error=error, exc_info=error)
             failure = StoreError(f"internal error: {error}", public="internal error")
-        self._loop.call_soon_threadsafe(self._committed, jobs, changes, failure)
+            at_fault = at_fault or jobs
+        if failure is None:
+            self._loop.call_soon_threadsafe(self._committed, jobs, changes)
+            return
+        self._settling = True
+        if at_fault and not isinstance(failure, StoreFull):
+            self._loop.call_soon_threadsafe(self._give_up, jobs, at_fault, failure)
+        else:
+            self._loop.call_soon_threadsafe(self._hold, jobs, failure)
 
     def _run_chore(self, chore: Callable[[], None]) -> None:
         try:
@@ -198,21 +248,16 @@ class GroupCommit:
         except Exception as error:  # noqa: BLE001 - chores are repeated; the writer goes on
             log.warning("writer.chore_failed", error=error)
 
-    def _committed(self, jobs: list[_Job[Any]], changes: list[Committed], failure: CyrusExtError | None) -> None:
+    def _committed(self, jobs: list[_Job[Any]], changes: list[Committed]) -> None:
         """On the event loop: tell the feed, then give the results."""
         with self._awake:
             if self._running is jobs:
                 self._running = []
-        if failure is not None:
-            if str(failure) != self.last_error:
-                log.error("store.commit_failed", error=failure, code=failure.code, changes=len(jobs))
-            self.last_error = str(failure)
-            for job in jobs:
-                job.give_failure(failure)
-            return
-        if self.last_error:
+            self._pause_s = 0.0
+            self._awake.notify()
+        if self._failure is not None:
             log.info("store.commit_recovered", after=self.last_error)
-            self.last_error = ""
+            self._failure, self.last_error = None, ""
         self.commits += 1
         self.changes += len(changes)
         for listener in self._listeners:
@@ -223,6 +268,36 @@ class GroupCommit:
             if late is not None:
                 self.submit(late)
 
+    def _hold(self, jobs: list[_Job[Any]], failure: CyrusExtError) -> None:
+        """On the event loop: the store does not take `jobs` now; have them tried again while their time lasts."""
+        if str(failure) != self.last_error:
+            log.error("store.commit_failed", error=failure, code=failure.code, changes=len(jobs))
+        self._failure, self.last_error = failure, str(failure)
+        limit = self._loop.time() - self.write_wait_s
+        held = [] if self._stopping else [job for job in jobs if job.since > limit and not job.future.done()]
+        with self._awake:
+            self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s) or FIRST_PAUSE_S
+            self._not_before = time.monotonic() + self._pause_s
+            self._put_back(held)
+        for job in jobs:
+            if job not in held:
+                job.give_failure(failure)
+
+    def _give_up(self, jobs: list[_Job[Any]], at_fault: list[_Job[Any]], failure: CyrusExtError) -> None:
+        """On the event loop: `at_fault` can not be done, whatever the store; the others of `jobs` can."""
+        log.error("writer.not_done", error=failure, code=failure.code, changes=len(at_fault))
+        with self._awake:
+            self._put_back([job for job in jobs if job not in at_fault and not job.future.done()])
+        for job in at_fault:
+            job.give_failure(failure)
+
+    def _put_back(self, jobs: list[_Job[Any]]) -> None:
+        """Return `jobs` to their place, and let the thread go on; the lock is held."""
+        self._queue.extendleft(reversed(jobs))
+        self._running = []
+        self._settling = False
+        self._awake.notify()
+
     def _sweep(self) -> None:
         """Fail what has waited too long; four times a second, while there is a loop."""
         self._sweeper = self._loop.call_later(0.25, self._sweep)
@@ -231,12 +306,14 @@ class GroupCommit:
         with self._awake:
             while self._queue and self._queue[0].since < limit:
                 expired.append(self._queue.popleft())
-            hanging = [job for job in self._running if job.since < limit and not job.future.done()]
+            hanging = []
+            if self.busy_since and time.monotonic() - self.busy_since > HANGING_S:
+                hanging = [job for job in self._running if job.since < limit and not job.future.done()]
         for job in expired:
-            job.give_failure(WriteTimeout("the change waited too long and was not made"))
+            job.give_failure(self._failure or WriteTimeout("the change waited too long and was not made"))
         for job in hanging:
             job.give_failure(WriteUnknown("the change is not durable yet, its outcome is unknown"))
-        if expired or hanging:
+        if hanging or (expired and self._failure is None):
             log.error("writer.too_slow", not_made=len(expired), unknown=len(hanging), seconds=self.write_wait_s)
 
 

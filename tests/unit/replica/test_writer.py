@@ -23,11 +23,13 @@ from tests.harness.waiting import wait_until
 
 
 class FaultyStore:
-    """Commits to a dict; `failure` is raised at the commit, `gate` holds the commit back while it is not set."""
+    """Commits to a dict; `failure` is raised at the commit, `gate` holds the commit back while it is not set, and a
+    record named `poison` can not be put."""
 
     def __init__(self) -> None:
         self.records: dict[bytes, MailboxRecord] = {}
         self.failure: Exception | None = None
+        self.poison = b""
         self.gate = threading.Event()
         self.gate.set()
         self.sizes: list[int] = []
@@ -53,6 +55,8 @@ class FaultyTransaction:
         return self.written.get(name, self._store.records.get(name))
 
     def put(self, record: MailboxRecord) -> MailboxRecord:
+        if record.name == self._store.poison:
+            raise StoreError("too many servers", public="the store failed")
         self._store.seq += 1
         self.written[record.name] = stored = record._replace(seq=self._store.seq)
         return stored
@@ -153,11 +157,75 @@ def test_a_failed_commit_is_a_no_with_the_reason_for_each_and_then_it_goes_on(
         bench.store.failure = failure
         outcomes = await asyncio.gather(*(bench.activate(b"user.%d" % number) for number in range(3)))
         assert outcomes == [Outcome(False, text)] * 3
-        assert bench.writer.last_error
         assert bench.told == []
         bench.store.failure = None
         assert (await bench.activate(b"user.0")).granted
         assert bench.writer.last_error == ""
+
+    run(scenario, write_wait_s=0.3)
+
+
+def test_what_the_store_does_not_take_now_is_held_and_done_in_its_order(capfd: pytest.CaptureFixture[str]) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.store.failure = StoreFull("no space")
+        waiting = [bench.activate(b"x", b"be1!default"), bench.activate(b"x", b"be2!default"), bench.activate(b"y")]
+        await until(lambda: bench.writer.last_error)
+        assert not any(future.done() for future in waiting)
+        bench.store.failure = None
+        assert [outcome.granted for outcome in await asyncio.gather(*waiting)] == [True, False, True]
+        assert bench.store.records[b"x"].server == "be1"
+        assert bench.writer.last_error == ""
+
+    run(scenario)
+    told = capfd.readouterr().err
+    assert told.count("event=store.commit_failed") == 1
+    assert told.count("event=store.commit_recovered") == 1
+
+
+def test_one_change_that_can_not_be_done_costs_the_others_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.store.poison = b"bad"
+        bench.store.gate.clear()
+        first = bench.activate(b"first")
+        await until(lambda: not bench.writer.queued)
+        others = [bench.activate(name) for name in (b"a", b"bad", b"c", b"a")]
+        bench.store.gate.set()
+        assert (await first).granted
+        outcomes = await asyncio.gather(*others)
+        assert [outcome.granted for outcome in outcomes] == [True, False, True, True]
+        assert outcomes[1].text == "the store failed"
+
+    run(scenario)
+
+
+def test_stopping_does_not_wait_for_a_store_that_does_not_take_it(capfd: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        bench = Bench(write_wait_s=60)
+        await bench.writer.start()
+        bench.store.failure = StoreFull("no space")
+        waiting = [bench.activate(b"user.%d" % number) for number in range(3)]
+        await until(lambda: bench.writer.last_error)
+        await asyncio.wait_for(bench.writer.stop(), 10)
+        assert await asyncio.gather(*waiting) == [Outcome(False, "no space left for the change")] * 3
+
+    asyncio.run(main())
+
+
+def test_a_held_change_does_not_keep_chores(capfd: pytest.CaptureFixture[str]) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.store.failure = StoreFull("no space")
+        held = bench.activate(b"x")
+        await until(lambda: bench.writer.last_error)
+        await asyncio.wait_for(bench.writer.call_between(lambda: None), 10)
+        assert not held.done()
+        bench.store.failure = None
+        assert (await held).granted
+
+        def fails() -> None:
+            raise StoreError("no")
+
+        with pytest.raises(StoreError, match="no"):
+            await bench.writer.call_between(fails)
 
     run(scenario)
 
