@@ -24,7 +24,7 @@ import pytest
 
 from tests.faults import points
 from tests.faults.rig import CLIENT_TIMEOUT_S, MARGIN_S, WATCHDOG_S, Rig
-from tests.harness import failpoints, imap
+from tests.harness import imap
 from tests.harness.lmtp import message
 from tests.harness.roots import Root
 from tests.harness.waiting import wait_until
@@ -39,7 +39,6 @@ CASES = points.ALL if LONG else points.sample(random.Random(SEED))
 
 @pytest.fixture(scope="module")
 def rig(root: Root, new_state: Callable[[], Path]) -> Iterator[Rig]:
-    failpoints.build()
     with Rig(root, new_state()) as group:
         yield group
 

@@ -5,8 +5,8 @@ Rule: the debug build lies beside the real one and is used by these tests only; 
 
 from __future__ import annotations
 
+import functools
 import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -20,13 +20,15 @@ BUILT = CHECKOUT / "build" / "failpoints"
 Blow = Literal["kill", "stop"]
 
 
+@functools.cache
 def build() -> Path:
     """Return a directory for PYTHONPATH: links to the sources, and extension modules with fail-points."""
-    package = BUILT / "cyrusext"
-    shutil.rmtree(package, ignore_errors=True)
-    BUILT.mkdir(parents=True, exist_ok=True)
-    ignored = shutil.ignore_patterns("*.so", "__pycache__")
-    shutil.copytree(CHECKOUT / "cyrusext", package, copy_function=os.symlink, ignore=ignored)
+    for source in (CHECKOUT / "cyrusext").rglob("*"):
+        link = BUILT / source.relative_to(CHECKOUT)
+        if source.is_dir() or source.suffix in (".so", ".pyc") or link.is_symlink():
+            continue
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(source)
     subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", BUILT, "--build-temp", BUILT / "objects"],
         cwd=CHECKOUT,
