@@ -6,8 +6,7 @@ Rule: nothing is read from a client that does not take its replies, and one that
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
-from typing import cast
+from abc import ABC
 
 from cyrusext.model import MailboxRecord
 from cyrusext.mupdate.service import Service
@@ -26,10 +25,14 @@ READ_AHEAD = 128 << 10
 
 
 class Channel(asyncio.Protocol, ABC):
-    """What carries a session; `opened` is called when the connection is there."""
+    """What carries a session, on a `transport` that is connected to the client at `host`."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, transport: asyncio.Transport, host: str, peer: str) -> None:
         self._service = service
+        self._transport = transport
+        self.host = host
+        """The client's address; empty on a UNIX socket."""
+        self.peer = peer
         self._connection = service.new_connection()
         self._out: list[bytes] = []
         self._out_size = 0
@@ -42,28 +45,13 @@ class Channel(asyncio.Protocol, ABC):
         self._handshaking = False
         self._deflate: Deflate | None = None
         self._cut: asyncio.TimerHandle | None = None
-        self.host = ""
-        """The client's address; empty on a UNIX socket."""
-        self.peer = "unix"
         self.user = ""
 
     def reconfigure(self, service: Service) -> None:
         """Go by other settings from now on."""
         self._service = service
 
-    @abstractmethod
-    def opened(self) -> None:
-        """Begin; the transport, `host` and `peer` are known."""
-
     # Reading.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        peername = transport.get_extra_info("peername")
-        if isinstance(peername, tuple):
-            self.host = str(peername[0]).removeprefix("::ffff:")
-            self.peer = f"{self.host}:{peername[1]}"
-        self.opened()
 
     def answered_at_once(self) -> bool:
         """Whether what has come needs nothing but what was done about it just now."""

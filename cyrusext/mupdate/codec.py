@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
@@ -178,6 +179,7 @@ def _string(value: bytes) -> bytes:
     return literal(value)
 
 
+@lru_cache(maxsize=256)
 def text(words: str) -> bytes:
     """Return reply text as a quoted string.  It is for people: what is not printable ASCII becomes ``?``."""
     return quoted(_CONTROL.sub("?", words).encode("ascii", "replace"))

@@ -6,6 +6,7 @@ session's task; any other takes its turn with the other commands.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from abc import abstractmethod
 
@@ -31,8 +32,8 @@ def without_folder(name: bytes) -> bytes:
 class Reading(Channel):
     """The part of a session that changes nothing."""
 
-    def __init__(self, service: Service) -> None:
-        super().__init__(service)
+    def __init__(self, service: Service, transport: asyncio.Transport, host: str, peer: str) -> None:
+        super().__init__(service, transport, host, peer)
         self._finds: Finds = service.finds
         self._stream: Stream | None = None
         self._asking = ""

@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, Protocol
 
 from cyrusext.directory.base import Directory
@@ -18,6 +18,7 @@ from cyrusext.model import MailboxRecord, State
 from cyrusext.mupdate._finds import Finds
 from cyrusext.mupdate.connection import ServerConnection
 from cyrusext.mupdate.leftover import Leftovers
+from cyrusext.mupdate.types import UNTAGGED, Bye
 from cyrusext.net.login_pool import LoginPool
 from cyrusext.net.sasl import Logins, Proved
 from cyrusext.net.tls import ServerTls
@@ -32,6 +33,11 @@ COMPRESS = ("DEFLATE",)
 
 Order = Literal["cyrus", "strcmp"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@lru_cache(maxsize=1024)
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
 
 class Records(Protocol):
@@ -89,6 +95,23 @@ class Service:
         """What answers FIND in compiled code."""
         return Finds(self.records.reader)
 
+    @cached_property
+    def _greetings(self) -> dict[tuple[str, ...], bytes]:
+        return {}
+
+    def greeting(self, mechanisms: tuple[str, ...]) -> bytes:
+        """Return the banner that offers `mechanisms` to a client without TLS."""
+        greeting = self._greetings.get(mechanisms)
+        if greeting is None:
+            connection = self.new_connection()
+            connection.set_mechanisms(mechanisms)
+            greeting = self._greetings[mechanisms] = connection.banner()
+        return greeting
+
+    def farewell(self, text: str) -> bytes:
+        """Return the BYE to a client with which there is no conversation."""
+        return self.new_connection().send(Bye(UNTAGGED, text))
+
     def new_connection(self) -> ServerConnection:
         return ServerConnection(
             hostname=self.hostname,
@@ -103,7 +126,7 @@ class Service:
 
         A password crosses no network in the clear, and EXTERNAL needs somebody whom a certificate names.
         """
-        private = proved is not None or not host or ipaddress.ip_address(host.partition("%")[0]).is_loopback
+        private = proved is not None or not host or _is_loopback(host)
         refused = {"PLAIN"} if not private else set()
         if proved is None or not proved.identity:
             refused.add("EXTERNAL")

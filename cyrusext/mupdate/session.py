@@ -60,47 +60,52 @@ _REFUSED = "undefined error!"
 """What a failed login is told, whatever the reason (Quirk.UNDEFINED_ERROR)."""
 
 
-class Sessions(Protocol):
-    """The server's list of its sessions."""
+class Guest(Protocol):
+    """Whom the server counts: it hears what becomes of the conversation."""
 
-    def admit(self, session: Session) -> str:
-        """Take `session`, or return the sentence with which it is turned away."""
+    host: str
+    peer: str
+
+    def admitted(self) -> None:
+        """The client has logged in."""
         ...
 
-    def forget(self, session: Session) -> None: ...
+    def left(self) -> None:
+        """The connection is over."""
+        ...
 
 
 class Session(Reading):
-    """One client, from its admission to its end."""
+    """One client's conversation, from its first bytes to its end."""
 
-    def __init__(self, service: Service, sessions: Sessions) -> None:
-        super().__init__(service)
-        self._sessions = sessions
+    def __init__(self, service: Service, guest: Guest, transport: asyncio.Transport) -> None:
+        super().__init__(service, transport, guest.host, guest.peer)
+        self._guest = guest
         self._unanswered: deque[tuple[bytes, Change, asyncio.Future[Outcome]]] = deque()
         self._answered = asyncio.Event()
         self._mechanisms: tuple[str, ...] = ()
         self._login: Login | None = None
         self._failed_logins = 0
         self._task: asyncio.Task[None] | None = None
+        self._rests_since = 0.0
+        self._idle: asyncio.TimerHandle | None = None
 
     # Beginning and end.
 
-    def opened(self) -> None:
-        if not self._service.directory.may_answer:
-            self._transport.abort()  # before any "* OK": the client goes elsewhere
-        elif sentence := self._sessions.admit(self):
-            self.bye(sentence)
-        else:
-            self._offer()
-            self._task = asyncio.get_running_loop().create_task(self._serve())
+    def begin(self) -> None:
+        """Serve the client, who has been greeted."""
+        self._mechanisms = self._service.mechanisms_for(self.host, None)
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._serve())
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._sessions.forget(self)
+        self._guest.left()
         if self._stream is not None:
             self._stream.close()
         self.stop_closing()
-        if self._task is not None:
-            self._task.cancel()
+        for waiting in (self._task, self._idle):
+            if waiting is not None:
+                waiting.cancel()
 
     def bye(self, text: str) -> None:
         """Say BYE and close; a client that does not read it is cut off."""
@@ -125,15 +130,8 @@ class Session(Reading):
 
     async def _serve(self) -> None:
         try:
-            self._write(self._connection.banner())
-            async with asyncio.timeout(self._service.bounds.login_s):
-                while not self.user and await self._next_turn():
-                    pass
             while await self._next_turn():
                 pass
-        except TimeoutError:
-            log.info("mupdate.login_timeout", peer=self.peer)
-            self.bye("login took too long")
         except ConnectionError:
             self._transport.abort()
         except Exception as error:
@@ -157,8 +155,6 @@ class Session(Reading):
                     await self.drain()
             elif not await self._handle(event):
                 return False
-            elif type(event) is Authenticate or type(event) is SaslResponse:
-                return True  # the login's time limit may be over
         else:
             await self.drain()
             await asyncio.sleep(0)
@@ -176,22 +172,24 @@ class Session(Reading):
             self._close()
             return False
         self.read_on()
-        # A subscriber may be silent for as long as it likes: TCP's keep-alive tells whether it is there.
-        silent = self._stream is not None or not self.user
-        self.resting = not self._unanswered
+        self.resting, self._rests_since = not self._unanswered, self._loop.time()
         try:
-            async with asyncio.timeout(None if silent else self._service.bounds.idle_s) as idle:
-                await self._received.wait()
-        except TimeoutError:
-            if not idle.expired():
-                raise
-            if self.was_busy():
-                return True
-            self.bye("idle for too long")
-            return False
+            await self._received.wait()
         finally:
             self.resting = False
         return True
+
+    def _check_idle(self) -> None:
+        """Send away who has been silent for too long; a subscriber may be: TCP's keep-alive tells if it is there."""
+        if self._stream is not None:
+            return
+        wait_s = idle_s = self._service.bounds.idle_s
+        if self.resting and not self.was_busy():
+            wait_s = self._rests_since + idle_s - self._loop.time()
+        if wait_s > 0:
+            self._idle = self._loop.call_later(wait_s, self._check_idle)
+        else:
+            self.bye("idle for too long")
 
     async def _handle(self, event: ServerEvent) -> bool:
         """Answer one event, or see to it that it is answered; False when the connection is over."""
@@ -299,18 +297,15 @@ class Session(Reading):
 
     # TLS and compression.
 
-    def _offer(self) -> None:
-        self._mechanisms = self._service.mechanisms_for(self.host, self._proved)
-        self._connection.set_mechanisms(self._mechanisms)
-
     async def _start_tls(self, command: Starttls) -> None:
         self.send(Ok(command.tag, "Begin TLS negotiation now"))  # from here on what came in the clear is forgotten
         try:
             await self.secure()
         except BaseException:
-            self._sessions.forget(self)
+            self._guest.left()
             raise
-        self._offer()
+        self._mechanisms = self._service.mechanisms_for(self.host, self._proved)
+        self._connection.set_mechanisms(self._mechanisms)
         self._write(self._connection.banner())
 
     def _compress(self, command: Compress) -> bool:
@@ -364,6 +359,8 @@ class Session(Reading):
             assert self._login is not None
             self._login.granted(step.username)
             self.user = step.username
+            self._guest.admitted()
+            self._idle = self._loop.call_later(self._service.bounds.idle_s, self._check_idle)
             log.debug(
                 "mupdate.login",
                 peer=self.peer,

@@ -68,6 +68,7 @@ class NodeControl:
         "cyrusext_mupdate_connections": "MUPDATE connections.",
         "cyrusext_mupdate_subscribers": "MUPDATE connections that stream.",
         "cyrusext_mupdate_turned_away_total": "Connections over max_connections.",
+        "cyrusext_mupdate_gave_way_total": "Connections without a login that had to leave for new ones.",
     }
 
     def __init__(
@@ -165,4 +166,5 @@ class NodeControl:
             "cyrusext_mupdate_connections": len(self._server),
             "cyrusext_mupdate_subscribers": len(self._subscribers),
             "cyrusext_mupdate_turned_away_total": self._server.turned_away,
+            "cyrusext_mupdate_gave_way_total": self._server.gave_way,
         }

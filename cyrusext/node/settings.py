@@ -13,8 +13,11 @@ from cyrusext.mupdate.service import Network, Order, Service
 from cyrusext.net.mechanisms import MECHANISMS
 from cyrusext.net.sasl import FileLogins, Logins, SaslLogins
 from cyrusext.net.tls import ServerTls
+from cyrusext.runtime import descriptors, logging
 from cyrusext.runtime.config import Config
 from cyrusext.runtime.config_schema import MupdateSection
+
+log = logging.get()
 
 SASLDB = "/etc/sasldb2"
 """Where libsasl2 looks for passwords by itself."""
@@ -59,8 +62,14 @@ def open_logins(config: Config) -> Logins:
 
 
 def configured(service: Service, config: Config, tls: ServerTls | None, logins: Logins) -> Service:
-    """Return `service` with the settings of `config`; its parts stay the same."""
+    """Return `service` with the settings of `config`; its parts stay the same.
+
+    Asks for the descriptors that its connections need.
+    """
     section = config.mupdate
+    connections = descriptors.allow(section.max_connections)
+    if connections < section.max_connections:
+        log.warning("node.few_descriptors", connections=connections, max_connections=connections)
     return dataclasses.replace(
         service,
         admins=frozenset(section.admins),
@@ -69,7 +78,7 @@ def configured(service: Service, config: Config, tls: ServerTls | None, logins: 
         logins=logins,
         resend_after_s=section.resend_after_s,
         orders=orders(section),
-        bounds=dataclasses.replace(service.bounds, connections=section.max_connections),
+        bounds=dataclasses.replace(service.bounds, connections=connections),
     )
 
 

@@ -135,9 +135,14 @@ class MupdateSection(Section, frozen=True):
         Seconds,
         Meta(description="After UPDATE's OK, when to repeat records that a stock slave loses in its merge."),
     ] = 0.5
-    max_connections: Annotated[int, Meta(ge=1, le=1_000_000, description="More connections than this are refused.")] = (
-        4096
-    )
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="More connections than this are refused; who has not logged in gives way to new ones.",
+        ),
+    ] = 4096
     tls_cert: Annotated[str, Meta(description="Certificate chain (PEM) for STARTTLS; empty: no TLS.")] = ""
     tls_key: Annotated[str, Meta(description="Its key (PEM); empty: the key is in `tls_cert`.")] = ""
     tls_client_ca: Annotated[

@@ -23,6 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "cyrusext.doors",
             "cyrusext.mupdate.client",
+            "cyrusext.mupdate.guest",
             "cyrusext.mupdate.login",
             "cyrusext.mupdate.server",
             "cyrusext.mupdate.service",

@@ -1,0 +1,24 @@
+"""How many files and connections this process may have open.
+
+Rule: a daemon that promises so many connections asks for as many descriptors, and says so when it does not get them.
+"""
+
+from __future__ import annotations
+
+import resource
+
+SPARE = 256
+"""Descriptors for everything but connections: store, log, listeners, login threads."""
+
+
+def allow(connections: int) -> int:
+    """Raise the soft limit of open files, where it is lower, to what `connections` need; it is never lowered.
+
+    Returns how many connections fit: fewer than asked for where the hard limit is lower.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + SPARE
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return connections if soft == resource.RLIM_INFINITY else min(connections, max(1, soft - SPARE))
