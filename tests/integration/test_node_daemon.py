@@ -140,7 +140,9 @@ def test_it_listens_on_a_unix_socket_too_and_removes_it(make: Make, new_state: C
     node.stop()
     node.config["mupdate"]["listen"] = [*node.config["mupdate"]["listen"], f"unix:{path}"]
     node.configure()
+    since = node.mark()
     node.start()
+    node.wait_log("event=node.ready", since)  # it is listened on behind the other
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(10)
         client.connect(str(path))
