@@ -143,4 +143,7 @@ def _judge(name: bytes, entry: Location) -> Answer:
     if entry.flags & _UNSURE:
         reason = "mailbox is held" if entry.flags & Flag.HELD else "mailbox is being verified"
         return Answer(Verdict.TEMPORARY, name, reason=reason, unsettled=True)
+    if not entry.server:
+        # mode replicated: any server may serve it, and which one is nowhere said
+        return Answer(Verdict.TEMPORARY, name, reason="mailbox list names no server")
     return Answer(Verdict.FOUND, name, entry.server, entry.partition)

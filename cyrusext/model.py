@@ -41,17 +41,20 @@ class Flag(enum.IntFlag):
 
 
 class ServerPartition(NamedTuple):
-    """Where a mailbox is: ``server`` and ``partition`` (may be empty: a RENAME sends ``be1!``)."""
+    """Where a mailbox is: ``server`` and ``partition`` (may be empty: a RENAME sends ``be1!``).
+
+    Where all servers share one spool (``mode = "replicated"``) there is no server: it is empty.
+    """
 
     server: str
     partition: str
 
     def __str__(self) -> str:
-        return f"{self.server}!{self.partition}"
+        return f"{self.server}!{self.partition}" if self.server else self.partition
 
     def to_wire(self) -> bytes:
-        """The location as MUPDATE sends it: ``server!partition``."""
-        return f"{self.server}!{self.partition}".encode("ascii")
+        """The location as MUPDATE sends it: ``server!partition``, or the bare partition where there is no server."""
+        return str(self).encode("ascii")
 
 
 class MailboxRecord(NamedTuple):
@@ -105,13 +108,28 @@ def parse_location(raw: bytes) -> ServerPartition:
 
     Raises InvalidName where there is no ``!``, no server, a byte outside printable ASCII or over `MAX_LOCATION` bytes.
     """
-    if len(raw) > MAX_LOCATION:
-        raise InvalidName(f"location has {len(raw)} bytes, at most {MAX_LOCATION} are possible")
-    if any(byte <= 0x20 or byte >= 0x7F for byte in raw):
-        raise InvalidName("location has a blank, control or 8-bit byte")
-    server, mark, partition = raw.decode("ascii").partition("!")
+    server, mark, partition = _printable(raw).partition("!")
     if not mark:
         raise InvalidName("location is not of the form server!partition")
     if not server:
         raise InvalidName("location names no server")
     return ServerPartition(server, partition)
+
+
+def parse_partition(raw: bytes) -> ServerPartition:
+    """Return the location of a mailbox on the one spool that all servers share: a partition, which may be empty.
+
+    Raises InvalidName where there is a ``!``, a byte outside printable ASCII or over `MAX_LOCATION` bytes.
+    """
+    partition = _printable(raw)
+    if "!" in partition:
+        raise InvalidName("location names a server, but in mode replicated it is a partition alone")
+    return ServerPartition("", partition)
+
+
+def _printable(raw: bytes) -> str:
+    if len(raw) > MAX_LOCATION:
+        raise InvalidName(f"location has {len(raw)} bytes, at most {MAX_LOCATION} are possible")
+    if any(byte <= 0x20 or byte >= 0x7F for byte in raw):
+        raise InvalidName("location has a blank, control or 8-bit byte")
+    return raw.decode("ascii")

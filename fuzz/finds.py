@@ -58,8 +58,22 @@ RECORDS = (
     MailboxRecord(b"heavy", State.ACTIVE, "be1.example.org", "p", b"x" * 30_000),
     MailboxRecord(b'q"\\', State.ACTIVE, "be1", "p", b"\xe9\t"),
     MailboxRecord(b"back\\slash", State.ACTIVE, "be1", "p", b"\xe9\t"),
+    MailboxRecord(b"replicated", State.ACTIVE, "", "p", b"a\tl\t"),
+    MailboxRecord(b"renamed", State.RESERVED, "", ""),
 )
-ASKED = (*NAMES, b"absent", b"", b"nul\0", b"cr\r", b"\x1d\x1f", LONGEST + b"n", b"x" * 999, b"x" * 1500)
+ASKED = (
+    *NAMES,
+    b"replicated",
+    b"renamed",
+    b"absent",
+    b"",
+    b"nul\0",
+    b"cr\r",
+    b"\x1d\x1f",
+    LONGEST + b"n",
+    b"x" * 999,
+    b"x" * 1500,
+)
 _TAGS = (b"F", b"a1.b-c", b"*", b"+", b"*a", b"t" * 128, b"t" * 129, b"(", b'"', b"\x7f", b"{1+}")
 _WORDS = (b"FIND", b"find", b"FiNd", b"FINDS", b"FIN", b"NOOP", b"LIST", b"DELETE")
 _GAPS = (b" ", b" ", b" ", b" ", b"  ", b"", b"\t")

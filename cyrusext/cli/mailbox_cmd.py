@@ -12,9 +12,10 @@ from cyrusext.cli.options import Commands, complain, config_option, dry_run_opti
 from cyrusext.cli.output import print_rows
 from cyrusext.cli.transfer_cmd import compare_command, export_command, import_command
 from cyrusext.directory.batch import Applied, Wanted
+from cyrusext.directory.modes import RULES, Mode
 from cyrusext.errors import InvalidName
 from cyrusext.manage.control import ControlClient
-from cyrusext.model import State, check_acl, check_name, parse_location
+from cyrusext.model import State, check_acl, check_name
 from cyrusext.runtime.config import Config
 
 COLUMNS = ("name", "state", "server", "partition", "acl")
@@ -56,12 +57,12 @@ def list_command(config: Config, prefix: str, server: str, form: str) -> None:
 def set_command(
     ctx: click.Context, config: Config, name: str, location: str, acl: str | None, force: bool, dry_run: bool
 ) -> None:
-    """Make NAME an ACTIVE mailbox at SERVER!PARTITION.
+    """Make NAME an ACTIVE mailbox at SERVER!PARTITION (in mode replicated: at PARTITION).
 
     ACL is a list "identifier rights identifier rights ..." separated by blanks or TABs; without it a mailbox keeps
     the ACL that it has. The server of an ACTIVE mailbox changes only with --force.
     """
-    server, partition = parse_location(os.fsencode(location))
+    server, partition = RULES[Mode(config.mupdate.mode)].location(os.fsencode(location))
     raw_name = check_name(os.fsencode(name))
     with ControlClient(config.node.run_dir) as node:
         raw_acl = _parse_acl(os.fsencode(acl)) if acl is not None else _present_acl(config, raw_name)

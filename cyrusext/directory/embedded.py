@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from cyrusext.directory.base import Committed, Committer, Outcome, Transaction, Work
-from cyrusext.directory.ownership import Change, Policy, decide
+from cyrusext.directory.ownership import TABLE, Change, Policy, Table, decide
 from cyrusext.errors import CyrusExtError, StoreFull
 from cyrusext.model import Flag, MailboxRecord, State
 from cyrusext.runtime import logging
@@ -77,13 +77,17 @@ class EmbeddedDirectory:
     """The contract of directory.base.Directory on the embedded store."""
 
     def __init__(
-        self, committer: Committer, *, takeover: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        committer: Committer,
+        *,
+        takeover: bool = False,
+        table: Table = TABLE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._committer = committer
-        self._takeover = takeover
         self._clock = clock
         self._claims: dict[str, float] = {}
-        self._policy = Policy(takeover)
+        self._policy = Policy(takeover, table=table)
 
     @property
     def may_answer(self) -> bool:
@@ -104,10 +108,9 @@ class EmbeddedDirectory:
 
     def set_takeover(self, takeover: bool) -> None:
         """Let every server take over from now on, or none."""
-        self._takeover = takeover
-        self._expire_claims()
+        self._policy = self._policy._replace(takeover=takeover)
 
     def _expire_claims(self) -> None:
         now = self._clock()
         self._claims = {server: until for server, until in self._claims.items() if until > now}
-        self._policy = Policy(self._takeover, frozenset(self._claims))
+        self._policy = self._policy._replace(claiming=frozenset(self._claims))

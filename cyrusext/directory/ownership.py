@@ -8,7 +8,7 @@ write ``be1!default``; all backends log in with one name, so the sender of a DEL
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from cyrusext.model import Flag, MailboxRecord, ServerPartition, State, check_acl, check_name, parse_location
@@ -50,9 +50,12 @@ class Ruling(NamedTuple):
     text: str = "done"
 
 
+Table = Mapping[tuple[Action, Holding], Ruling]
+"""Every command against every state of a record; no cell is missing."""
+
 _ELSEWHERE = "mailbox is held by {server}"
 
-TABLE: Mapping[tuple[Action, Holding], Ruling] = {
+TABLE: Table = {
     (Action.RESERVE, Holding.ABSENT): Ruling(Effect.RESERVED),
     (Action.RESERVE, Holding.RESERVED_HERE): Ruling(Effect.RESERVED),
     (Action.RESERVE, Holding.RESERVED_ELSEWHERE): Ruling(Effect.REFUSED, _ELSEWHERE),
@@ -80,17 +83,19 @@ TABLE: Mapping[tuple[Action, Holding], Ruling] = {
     (Action.DELETE, Holding.ACTIVE_HERE): Ruling(Effect.DELETED),
     (Action.DELETE, Holding.ACTIVE_ELSEWHERE): Ruling(Effect.DELETED),
 }
-"""Every command against every state of a record; no cell is missing."""
+"""The table of the modes standard and replicated; what the others change is in directory.modes."""
 
 TAKEOVER = Ruling(Effect.ACTIVE)
-"""ACTIVATE of what is ACTIVE elsewhere, where the configuration or an operator allows it (`Policy`)."""
+"""ACTIVATE that the table refuses, where the configuration or an operator allows it (`Policy`)."""
 
 
 class Policy(NamedTuple):
-    """What is allowed beyond the table: ``takeover`` to every server, else to the servers in ``claiming``."""
+    """The table, and what is allowed beyond it: ``takeover`` of what is ACTIVE elsewhere to every server; to the
+    servers in ``claiming`` whatever ACTIVATE the table refuses."""
 
     takeover: bool = False
     claiming: frozenset[str] = frozenset()
+    table: Table = TABLE
 
 
 class Change(NamedTuple):
@@ -110,12 +115,22 @@ class Decision(NamedTuple):
     record: MailboxRecord | None
 
 
-def check_change(action: Action, name: bytes, location: bytes = b"", acl: bytes = b"") -> Change:
-    """Return the change that a command asks for; raises InvalidName where no record can hold its arguments."""
+def check_change(
+    action: Action,
+    name: bytes,
+    location: bytes = b"",
+    acl: bytes = b"",
+    *,
+    parse: Callable[[bytes], ServerPartition] = parse_location,
+) -> Change:
+    """Return the change that a command asks for, its location read by `parse`.
+
+    Raises InvalidName where no record can hold its arguments.
+    """
     check_name(name)
     if action is Action.DELETE:
         return Change(action, name)
-    return Change(action, name, parse_location(location), check_acl(acl))
+    return Change(action, name, parse(location), check_acl(acl))
 
 
 def holding(record: MailboxRecord | None, location: ServerPartition | None) -> Holding:
@@ -128,8 +143,12 @@ def holding(record: MailboxRecord | None, location: ServerPartition | None) -> H
     return Holding.ACTIVE_HERE if here else Holding.ACTIVE_ELSEWHERE
 
 
-def _may_take_over(change: Change, policy: Policy) -> bool:
-    return policy.takeover or (change.location is not None and change.location.server in policy.claiming)
+def _may_take_over(change: Change, held: Holding, policy: Policy) -> bool:
+    if change.action is not Action.ACTIVATE:
+        return False
+    if policy.takeover and held is Holding.ACTIVE_ELSEWHERE:
+        return True
+    return change.location is not None and change.location.server in policy.claiming
 
 
 def decide(change: Change, record: MailboxRecord | None, policy: Policy, *, now_us: int, by: str) -> Decision:
@@ -139,8 +158,8 @@ def decide(change: Change, record: MailboxRecord | None, policy: Policy, *, now_
     sender knows the mailbox' state.
     """
     held = holding(record, change.location)
-    ruling = TABLE[change.action, held]
-    if (change.action, held) == (Action.ACTIVATE, Holding.ACTIVE_ELSEWHERE) and _may_take_over(change, policy):
+    ruling = policy.table[change.action, held]
+    if ruling.effect is Effect.REFUSED and _may_take_over(change, held, policy):
         ruling = TAKEOVER
     if ruling.effect is Effect.REFUSED or ruling.effect is Effect.NONE:
         server = record.server if record is not None else ""

@@ -64,7 +64,7 @@ cdef inline void put_literal(Lines *out, const char *data, size_t size) noexcept
 
 cdef inline int put_entry(Lines *out, const char *tag, size_t tag_size, const cyx_entry *entry) noexcept nogil:
     """Write the line that reports `entry`; -1 where there is no memory."""
-    cdef size_t server, partition
+    cdef size_t server, partition, mark
     cdef bint active = entry.location.state == CYX_ACTIVE
     if entry.location.state == CYX_DELETED:
         if make_room(out, tag_size + entry.name_len + LINE):
@@ -75,15 +75,16 @@ cdef inline int put_entry(Lines *out, const char *tag, size_t tag_size, const cy
         put(out, b"\r\n", 2)
         return 0
     server, partition = strlen(entry.location.server), strlen(entry.location.partition)
+    mark = server > 0   # in mode replicated a location is the partition alone
     if make_room(out, tag_size + entry.name_len + server + partition + entry.acl_len + LINE):
         return -1
     put(out, tag, tag_size)
     put(out, b" MAILBOX " if active else b" RESERVE ", 9)
     put_literal(out, entry.name, entry.name_len)
     put(out, b" ", 1)
-    announce(out, server + 1 + partition)
+    announce(out, server + mark + partition)
     put(out, entry.location.server, server)
-    put(out, b"!", 1)
+    put(out, b"!", mark)
     put(out, entry.location.partition, partition)
     if active:
         put(out, b" ", 1)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
-from cyrusext.model import MailboxRecord, State
+from cyrusext.model import MailboxRecord, ServerPartition, State
 from cyrusext.mupdate.types import (
     MAX_HOSTS,
     UNTAGGED,
@@ -268,7 +268,7 @@ def encode_records(tag: bytes, records: Iterable[MailboxRecord]) -> bytes:
             continue
         location = locations.get((server, partition))
         if location is None:
-            location = locations[server, partition] = literal(f"{server}!{partition}".encode("ascii"))
+            location = locations[server, partition] = literal(ServerPartition(server, partition).to_wire())
         if state == State.ACTIVE:
             line = b"%b MAILBOX {%d+}\r\n%b %b {%d+}\r\n%b\r\n" % (tag, len(name), name, location, len(acl), acl)
         else:

@@ -48,4 +48,19 @@ class Quirk(enum.Enum):
     NAME_LENGTH = "a name over 490 bytes is NO; stock takes some and dies of others"
     LOCATION_FORM = "a location without server and ! is NO; stock stores any string"
     ACL_OPAQUE = "an ACL comes back byte for byte; stock loses one that has no TABs"
+    UNIFIED_PUSH = (
+        "mode unified: ACTIVATE of an unknown mailbox is NO; in stock a push claims what its server remembers of others"
+    )
+    UNIFIED_ECHO = (
+        "mode unified: a stream tells no server of its own mailboxes, and nobody of reservations; stock does, and the "
+        "server's slave overwrites its own entry with one that can not be opened"
+    )
+    REPLICATED_STREAM = (
+        "mode replicated: UPDATE from a server of [backends] is NO; stock streams, and the slave of Cyrus since 2.5 "
+        "takes the partition for a server"
+    )
+    REPLICATED_PUSH = (
+        "mode replicated: after LIST of one server FIND finds nothing; stock answers, and ctl_mboxlist -m then removes "
+        "all mailboxes of its server"
+    )
     PUSH_AT_ONCE = "changes are pushed at once; stock waits up to 5 s or for a NOOP"

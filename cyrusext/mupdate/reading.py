@@ -15,7 +15,7 @@ from cyrusext.mupdate._finds import Finds
 from cyrusext.mupdate.channel import WRITE_AHEAD, Channel
 from cyrusext.mupdate.service import Service
 from cyrusext.mupdate.stream import Stream
-from cyrusext.mupdate.types import Find, List, Ok, Update
+from cyrusext.mupdate.types import Find, List, No, Ok, Update
 from cyrusext.runtime import logging
 from cyrusext.wire.framer import Framer
 
@@ -83,6 +83,8 @@ class Reading(Channel):
     def _find(self, command: Find) -> bool:
         """Answer FIND; False where this client may not hear the answer yet."""
         record = self._service.records.get(command.name) if command.name else None
+        if self._asking and not self._service.rules.push_finds:
+            record = None  # Quirk.REPLICATED_PUSH: it would remove its mailbox, whatever the answer says
         if record is not None and record.state is not State.DELETED:
             leftovers = self._service.leftovers
             if leftovers is not None and leftovers.keep_from(record, self._asking):
@@ -125,8 +127,20 @@ class Reading(Channel):
     async def _update(self, command: Update) -> None:
         order = self._service.order_for(self.host)
         servers = frozenset(command.hosts)
+        audience = await self._service.audiences.at(self.host)
+        if audience.servers and not self._service.rules.streams_to_servers:
+            # Quirk.REPLICATED_STREAM
+            self.send(No(command.tag, "mode replicated: a server that holds mailboxes must not run a mupdate slave"))
+            log.warning("mupdate.update_refused", peer=self.peer, servers=" ".join(sorted(audience.servers)))
+            return
         self._stream = Stream(
-            self, self._service, tag=command.tag, servers=servers, order=order, writable=self._writable.is_set
+            self,
+            self._service,
+            tag=command.tag,
+            servers=servers,
+            order=order,
+            audience=audience,
+            writable=self._writable.is_set,
         )
         log.info("mupdate.subscribed", peer=self.peer, user=self.user, servers=" ".join(sorted(servers)), order=order)
         await self._stream.walk()

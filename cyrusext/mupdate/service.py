@@ -13,9 +13,11 @@ from functools import cached_property, lru_cache
 from typing import Literal, Protocol
 
 from cyrusext.directory.base import Directory
+from cyrusext.directory.modes import RULES, Mode, ModeRules
 from cyrusext.index import _cyx
 from cyrusext.model import MailboxRecord, State
 from cyrusext.mupdate._finds import Finds
+from cyrusext.mupdate.audience import Audiences
 from cyrusext.mupdate.connection import ServerConnection
 from cyrusext.mupdate.leftover import Leftovers
 from cyrusext.mupdate.types import UNTAGGED, Bye
@@ -89,6 +91,8 @@ class Service:
     bounds: Bounds = field(default_factory=Bounds)
     leftovers: Leftovers | None = None
     """Reservations that are not told to everybody; None: all are told."""
+    rules: ModeRules = RULES[Mode.STANDARD]
+    audiences: Audiences = field(default_factory=Audiences)
 
     @cached_property
     def finds(self) -> Finds:

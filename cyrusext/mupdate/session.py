@@ -250,7 +250,7 @@ class Session(Reading):
 
     async def _change(self, action: Action, tag: bytes, name: bytes, location: bytes = b"", acl: bytes = b"") -> None:
         try:
-            change = check_change(action, name, location, acl)
+            change = check_change(action, name, location, acl, parse=self._service.rules.location)
         except InvalidName as error:
             await self._settled()
             self.send(No(tag, error.public))

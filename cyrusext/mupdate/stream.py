@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from cyrusext.directory.modes import Audience
 from cyrusext.model import MailboxRecord
 from cyrusext.mupdate.healing import Repeats
 from cyrusext.mupdate.service import Order, Service
@@ -44,10 +45,11 @@ class Stream:
         tag: bytes,
         servers: frozenset[str],
         order: Order,
+        audience: Audience,
         writable: Callable[[], bool],
     ) -> None:
         self._sender, self._service, self._tag = sender, service, tag
-        self._servers, self._order, self._writable = servers, order, writable
+        self._servers, self._order, self._audience, self._writable = servers, order, audience, writable
         self._repeats = Repeats()
         self._begun = False
         self._pump: asyncio.Task[None] | None = None
@@ -102,15 +104,21 @@ class Stream:
         if not self._begun or self._pump is not None:
             return
         if self._writable():
-            self._sender.send_records(self._tag, self._subscription.take(BATCH))
+            self._send_batch()
         if len(self._subscription):
             self._pump = asyncio.get_running_loop().create_task(self._send_waiting())
+
+    def _send_batch(self) -> None:
+        """Send what has waited longest, but for what this subscriber must not hear (directory.modes)."""
+        audience, rules = self._audience, self._service.rules
+        records = self._subscription.take(BATCH)
+        self._sender.send_records(self._tag, [record for record in records if audience.hears(record, rules)])
 
     async def _send_waiting(self) -> None:
         try:
             while len(self._subscription):
                 await self._sender.drain()
-                self._sender.send_records(self._tag, self._subscription.take(BATCH))
+                self._send_batch()
                 await asyncio.sleep(0)
         except ConnectionError:
             self.close()

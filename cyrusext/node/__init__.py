@@ -15,6 +15,7 @@ from typing import NamedTuple
 import uvloop
 
 from cyrusext.directory.embedded import EmbeddedDirectory
+from cyrusext.directory.modes import RULES, Mode
 from cyrusext.doors.kick import KickDoor
 from cyrusext.errors import CyrusExtError
 from cyrusext.mupdate.leftover import Leftovers
@@ -25,7 +26,7 @@ from cyrusext.net.sasl import Logins
 from cyrusext.net.tls import ServerTls
 from cyrusext.node.control import NodeControl
 from cyrusext.node.listeners import Listeners
-from cyrusext.node.places import prepare_directories, state_lock
+from cyrusext.node.places import prepare_directories, settle_mode, state_lock
 from cyrusext.node.reload import Reload
 from cyrusext.node.settings import configured, metrics_addresses, open_logins, open_tls
 from cyrusext.replica.feed import ChangeFeed
@@ -87,6 +88,7 @@ def run(config: Config) -> int:
                 no_max_age_s=config.lookup.no_max_age_s,
             )
         )
+        settle_mode(store, Mode(config.mupdate.mode))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(config, store, logins, tls, places))
 
@@ -94,7 +96,8 @@ def run(config: Config) -> int:
 async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | None, places: Places) -> int:
     feed = ChangeFeed()
     writer = GroupCommit(store, write_wait_s=config.mupdate.write_wait_s)
-    directory = EmbeddedDirectory(writer, takeover=config.mupdate.takeover == "allow")
+    rules = RULES[Mode(config.mupdate.mode)]
+    directory = EmbeddedDirectory(writer, takeover=config.mupdate.takeover == "allow", table=rules.table)
     upkeep = Upkeep(store, writer, lambda: directory.is_fresh)
     writer.on_commit(upkeep.beat)
     writer.on_commit(feed.publish)
@@ -107,13 +110,14 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
         logins=logins,
         login_pool=LoginPool(),
         admins=frozenset(),
-        leftovers=Leftovers(store.get, store.seq),
+        leftovers=Leftovers(store.get, store.seq) if rules.push_removes else None,
+        rules=rules,
     )
     server = MupdateServer(configured(service, config, tls, logins), places.mupdate.sockets)
 
     places.kicks.is_caught_up = lambda: directory.is_fresh
     reload = Reload(config, store, writer, server)
-    control = NodeControl(version(), store, writer, directory, feed, server, places.kicks, reload)
+    control = NodeControl(version(), store, writer, directory, feed, server, places.kicks, reload, rules.location)
     registry = metrics.new_registry(control.metrics, control.METRICS)
     door = metrics.MetricsServer(places.metrics.sockets, registry, control.unready)
     reload.add_door(server, places.mupdate, lambda taken: taken.mupdate.listen)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -17,6 +17,7 @@ from cyrusext.directory.base import Directory
 from cyrusext.directory.batch import MAX_CHANGES, Applied, Wanted
 from cyrusext.doors.kick import KickDoor
 from cyrusext.errors import CyrusExtError
+from cyrusext.model import ServerPartition
 from cyrusext.mupdate.server import MupdateServer
 from cyrusext.node.reload import Reload
 from cyrusext.replica.apply import ApplyWork
@@ -81,11 +82,12 @@ class NodeControl:
         server: MupdateServer,
         kicks: KickDoor,
         reload: Reload,
+        location: Callable[[bytes], ServerPartition],
     ) -> None:
         self._version = version
         self._kicks, self._reload = kicks, reload
         self._store, self._writer, self._directory = store, writer, directory
-        self._subscribers, self._server = subscribers, server
+        self._subscribers, self._server, self._location = subscribers, server, location
         self._since = time.monotonic()
         self._decoder = msgspec.msgpack.Decoder(Request)
 
@@ -101,7 +103,9 @@ class NodeControl:
         return {"ok": True, "status": self.status()}
 
     async def _apply(self, request: ApplyRequest) -> object:
-        work = ApplyWork(request.changes, force=request.force, dry_run=request.dry_run, by=request.by)
+        work = ApplyWork(
+            request.changes, force=request.force, dry_run=request.dry_run, by=request.by, location=self._location
+        )
         applied: Applied | CyrusExtError = await self._writer.submit(work)
         if isinstance(applied, CyrusExtError):
             return error_reply(applied.code, str(applied))

@@ -1,4 +1,4 @@
-"""The directories of a node, and the lock that says whose they are.
+"""The directories of a node, the lock that says whose they are, and what the store in them is of.
 
 Rule: one state directory belongs to one running node; who comes second is told which process has it.
 """
@@ -11,9 +11,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from cyrusext.directory.modes import Mode, compatible
 from cyrusext.errors import ConfigError, StoreError
-from cyrusext.runtime import privileges
+from cyrusext.runtime import logging, privileges
 from cyrusext.runtime.config import Config
+from cyrusext.store import Store
+
+log = logging.get()
 
 
 def prepare_directories(config: Config) -> None:
@@ -48,3 +52,18 @@ def state_lock(state_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def settle_mode(store: Store, mode: Mode) -> None:
+    """Serve `store` under `mode` from now on; raises ConfigError where its records have locations of another form."""
+    before = Mode(store.mode or Mode.STANDARD.value)
+    if before is mode:
+        return
+    stat = store.stat()
+    if stat.entries and not compatible(before, mode):
+        raise ConfigError(
+            f'[mupdate] mode: the store has {stat.entries} records of mode "{before.value}", whose locations are of'
+            f' another form than those of "{mode.value}"; go on with that mode, or begin with an empty state_dir'
+        )
+    store.mode = mode.value
+    log.warning("node.mode_changed", before=before.value, mode=mode.value, entries=stat.entries)

@@ -9,6 +9,7 @@ import dataclasses
 import ipaddress
 from pathlib import Path
 
+from cyrusext.mupdate.audience import Audiences
 from cyrusext.mupdate.service import Network, Order, Service
 from cyrusext.net.mechanisms import MECHANISMS
 from cyrusext.net.sasl import FileLogins, Logins, SaslLogins
@@ -78,6 +79,7 @@ def configured(service: Service, config: Config, tls: ServerTls | None, logins: 
         logins=logins,
         resend_after_s=section.resend_after_s,
         orders=orders(section),
+        audiences=Audiences({name: backend.host for name, backend in config.backends.items()}),
         bounds=dataclasses.replace(service.bounds, connections=connections),
     )
 

@@ -7,21 +7,30 @@ reported, so that every batch can be undone.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from cyrusext.directory.base import Committed, Transaction
 from cyrusext.directory.batch import ABSENT, Applied, Refusal, Wanted
 from cyrusext.directory.embedded import server_of
 from cyrusext.errors import CyrusExtError, InvalidName
-from cyrusext.model import Flag, MailboxRecord, State, check_acl, check_name, parse_location
+from cyrusext.model import Flag, MailboxRecord, ServerPartition, State, check_acl, check_name, parse_location
 
 
 class ApplyWork:
-    """A batch as one piece of work for the writer."""
+    """A batch as one piece of work for the writer; `location` reads a location of the murder's mode."""
 
-    def __init__(self, wanted: list[Wanted], *, force: bool, dry_run: bool, by: str) -> None:
+    def __init__(
+        self,
+        wanted: list[Wanted],
+        *,
+        force: bool,
+        dry_run: bool,
+        by: str,
+        location: Callable[[bytes], ServerPartition] = parse_location,
+    ) -> None:
         # In the order of names, so that neighbours are written together; of one name, in the order given.
         self._wanted = sorted(wanted, key=lambda change: change.name)
-        self._force, self._dry_run, self._by = force, dry_run, by
+        self._force, self._dry_run, self._by, self._location = force, dry_run, by, location
 
     def run(self, transaction: Transaction, changes: list[Committed]) -> Applied | CyrusExtError:
         applied = Applied()
@@ -56,8 +65,8 @@ class ApplyWork:
             return before._replace(state=State.DELETED, acl=b"", changed_at=now_us, changed_by=self._by)
         if want.state not in (State.RESERVED, State.ACTIVE):
             raise InvalidName(f"{want.state} is no state of a record")
-        parse_location(f"{want.server}!{want.partition}".encode("utf-8", "surrogatepass"))
-        if "!" in want.server:
+        location = ServerPartition(want.server, want.partition)
+        if self._location(str(location).encode("utf-8", "surrogatepass")) != location:
             raise InvalidName("server has a !")
         check_acl(want.acl)
         if before is None or not there:

@@ -33,7 +33,6 @@ _NOTHING_LISTENS = "nothing listens there"
 NOT_YET: dict[tuple[str, str], tuple[bool, str]] = {
     ("node", "follow"): (True, _SERVES_OTHERWISE),
     ("node", "cluster_id"): (False, "it has no effect with one node"),
-    ("mupdate", "mode"): (True, 'only "standard" is served'),
     ("users", "source"): (True, "a user's server is that of the INBOX' record; use `cyrusext mailbox import`"),
     ("users", "file"): (False, "use `cyrusext mailbox import`"),
     ("users", "base"): (False, "users are not read from LDAP"),
@@ -138,6 +137,7 @@ def _mupdate(config: Config) -> Iterator[Finding]:
         yield Finding("mupdate", "admins", "expected at least one user, else nobody can log in", True)
     if not mupdate.mechanisms:
         yield Finding("mupdate", "mechanisms", "expected at least one mechanism, else nobody can log in", True)
+    yield from _mode(config)
     yield from _mechanisms(mupdate)
     yield from _tls(mupdate)
     if mupdate.pwcheck == "file":
@@ -152,6 +152,23 @@ def _mupdate(config: Config) -> Iterator[Finding]:
         yield from _secret("mupdate", "password_file", mupdate.password_file)
     if mupdate.sasldb_path and mupdate.pwcheck == "sasldb":
         yield from _secret("mupdate", "sasldb_path", mupdate.sasldb_path)
+
+
+def _mode(config: Config) -> Iterator[Finding]:
+    mode = config.mupdate.mode
+    if mode == "replicated" and config.mupdate.takeover == "allow":
+        yield Finding("mupdate", "takeover", "has no effect in mode replicated: no record has a server", False)
+    if mode != "unified":
+        return
+    if not config.backends:
+        message = "unified: no server stands in [backends]; each is told of its own mailboxes unless it changed them"
+        yield Finding("mupdate", "mode", message, False)
+    seen: set[str] = set()
+    for name, backend in config.backends.items():
+        if backend.host in seen:
+            message = f"{backend.host} is the host of several servers; in mode unified it tells which one it is"
+            yield Finding(f"backends.{name}", "host", message, True)
+        seen.add(backend.host)
 
 
 def _mechanisms(mupdate: MupdateSection) -> Iterator[Finding]:

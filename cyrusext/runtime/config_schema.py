@@ -105,9 +105,14 @@ class MupdateSection(Section, frozen=True):
     listen: Annotated[
         tuple[str, ...], Meta(description="Where to listen: `host:port`, `[v6]:port` or `unix:/path`.")
     ] = ("127.0.0.1:3905",)
-    mode: Annotated[Literal["standard", "unified", "replicated"], Meta(description="As Cyrus' `mupdate_config`.")] = (
-        "standard"
-    )
+    mode: Annotated[
+        Literal["standard", "unified", "replicated"],
+        Meta(
+            description="As Cyrus' `mupdate_config`. Unified: every server stands in `[backends]` with its host, which"
+            " tells its slave from others. Replicated: locations are partitions, servers have no slave. See"
+            " [the decision](decisions/modes.md)."
+        ),
+    ] = "standard"
     admins: Annotated[tuple[str, ...], Meta(description="Only these users may log in.")] = ("murder",)
     mechanisms: Annotated[
         tuple[str, ...],

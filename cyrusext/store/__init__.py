@@ -164,6 +164,16 @@ class Store:
         return self._reader
 
     @property
+    def mode(self) -> str:
+        """The kind of murder that the records belong to (``[mupdate] mode``); "" in a store that was never told."""
+        return (self._reader.text(b"mode") or b"").decode("ascii")
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        with self.begin():
+            self._writer.set_text(b"mode", mode.encode("ascii"))
+
+    @property
     def seq(self) -> int:
         """Change sequence of the last commit."""
         return self._writer.seq

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cyrusext.directory.modes import RULES, Audience, Mode
 from cyrusext.directory.ownership import Action, Policy, check_change, decide
 from cyrusext.errors import InvalidName, RemoteProtocolError
 from cyrusext.model import MailboxRecord, State
@@ -43,7 +44,11 @@ Change = Reserve | Activate | Deactivate | Delete
 class MemoryMaster:
     """Records, and the connections that hear of their changes."""
 
-    def __init__(self, user: str = "murder", password: str = "murderpw") -> None:
+    AUDIENCE = Audience("127.0.0.1", frozenset({"me.lab"}))
+    """Every client of a MemoryMaster."""
+
+    def __init__(self, user: str = "murder", password: str = "murderpw", mode: Mode = Mode.STANDARD) -> None:
+        self.rules = RULES[mode]
         self.user = user
         self.password = password
         self.records: dict[bytes, MailboxRecord] = {}
@@ -58,20 +63,21 @@ class MemoryMaster:
             yield self.records[name]
 
     def change(self, command: Change) -> tuple[bool, str]:
+        parse = self.rules.location
         try:
             match command:
                 case Delete(name=name):
                     change = check_change(Action.DELETE, name)
                 case Activate(name=name, location=location, acl=acl):
-                    change = check_change(Action.ACTIVATE, name, location, acl)
+                    change = check_change(Action.ACTIVATE, name, location, acl, parse=parse)
                 case Reserve(name=name, location=location):
-                    change = check_change(Action.RESERVE, name, location)
+                    change = check_change(Action.RESERVE, name, location, parse=parse)
                 case Deactivate(name=name, location=location):
-                    change = check_change(Action.DEACTIVATE, name, location)
+                    change = check_change(Action.DEACTIVATE, name, location, parse=parse)
         except InvalidName as error:
             return False, error.public
         before = self.records.get(name)
-        decision = decide(change, before, Policy(), now_us=0, by="")
+        decision = decide(change, before, Policy(table=self.rules.table), now_us=0, by="")
         if decision.record is not None:
             if decision.record.state is State.DELETED:
                 del self.records[name]
@@ -94,6 +100,7 @@ class MemoryWire:
         self._deflate: Deflate | None = None
         self._client: Deflater | None = None
         self._stream: Update | None = None
+        self._asking = False
 
     def deflate(self) -> None:
         self._client = Deflater()
@@ -141,6 +148,8 @@ class MemoryWire:
     def push(self, before: MailboxRecord | None, record: MailboxRecord) -> None:
         assert self._stream is not None
         hosts = self._stream.hosts
+        if not self._master.AUDIENCE.hears(record, self._master.rules):
+            return
         if not hosts or record.server in hosts or (before is not None and before.server in hosts):
             self._out += self._connection.send_records(self._stream.tag, [record])
 
@@ -171,11 +180,15 @@ class MemoryWire:
                 granted, text = self._master.change(event)
                 return connection.send(Ok(tag, text) if granted else No(tag, text))
             case Find(tag=tag, name=name):
-                found = [records[name]] if name in records else []
+                silent = self._asking and not self._master.rules.push_finds
+                found = [records[name]] if name in records and not silent else []
                 return connection.send_records(tag, found) + connection.send(Ok(tag, "Search completed"))
             case List(tag=tag, prefix=prefix):
+                self._asking = b"!" in prefix
                 chosen = [one for one in self._master.ordered() if one.location.to_wire().startswith(prefix)]
                 return connection.send_records(tag, chosen) + connection.send(Ok(tag, "list complete"))
+            case Update(tag=tag) if not self._master.rules.streams_to_servers:
+                return connection.send(No(tag, "mode replicated: a server that holds mailboxes needs no stream"))
             case Update(tag=tag, hosts=hosts):
                 chosen = [one for one in self._master.ordered() if not hosts or one.server in hosts]
                 lines = connection.send_records(tag, chosen) + connection.send(Ok(tag, "streaming starts"))

@@ -16,7 +16,8 @@ A file is a head of ``key: value`` lines, a blank line, then steps, one a line (
     S~ REGEX            the next line matches        S? REGEX   it may match, else the next step gets it
     quirk NAME ... stock ... end      steps for ours, then steps for the stock master
 
-Head: ``title`` (required), ``needs: empty`` (no record may be there), ``stock: crashes`` (the stock master dies of it).
+Head: ``title`` (required), ``needs: empty`` (no record may be there), ``stock: crashes`` (the stock master dies of it),
+``mode`` (``mupdate_config``, else standard; the client is then the server ``me.lab``).
 Escapes in TEXT: \t \r \n \0 \xHH \\ (any other backslash stands for itself); a REGEX is left as it is.  ``$ID`` is a
 word of 8 letters, new in each run, so that files may share a server; ``$PLAIN`` a correct PLAIN message in base64 and
 ``$PLAIN_SIZE`` its length, ``$PLAIN_AUTHZID`` and ``$PLAIN_AUTHZID_SIZE`` the same with an authorization name,
@@ -36,6 +37,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from cyrusext.directory.modes import Mode
 from cyrusext.mupdate.quirks import Quirk
 
 Flavour = Literal["ours", "stock"]
@@ -74,6 +76,7 @@ class Dialogue(NamedTuple):
     needs_empty: bool
     crashes_stock: bool
     steps: tuple[Step, ...]
+    mode: Mode = Mode.STANDARD
 
     @property
     def quirks(self) -> frozenset[str]:
@@ -156,15 +159,19 @@ def load(path: Path) -> Dialogue:
     keys: dict[str, str] = {}
     for line in head.splitlines():
         key, colon, value = line.partition(":")
-        if not colon or key not in ("title", "needs", "stock"):
+        if not colon or key not in ("title", "needs", "stock", "mode"):
             raise DialogueError(f"{path.name}: {line!r} is no line of a head")
         keys[key] = value.strip()
     if not keys.get("title") or keys.get("needs", "empty") != "empty" or keys.get("stock", "crashes") != "crashes":
         raise DialogueError(f"{path.name}: the head is wrong: {keys}")
+    try:
+        mode = Mode(keys.get("mode", "standard"))
+    except ValueError as error:
+        raise DialogueError(f"{path.name}: {error}") from None
     steps = tuple(_steps(path, body, head.count("\n") + 3))
     if not any(step.verb in ("S:", "S~") for step in steps):
         raise DialogueError(f"{path.name}: expects nothing")
-    return Dialogue(path, keys["title"], "needs" in keys, "stock" in keys, steps)
+    return Dialogue(path, keys["title"], "needs" in keys, "stock" in keys, steps, mode)
 
 
 def _steps(path: Path, body: str, first: int) -> Iterator[Step]:
@@ -194,9 +201,10 @@ def _steps(path: Path, body: str, first: int) -> Iterator[Step]:
         raise DialogueError(f"{path.name}: quirk {quirk} has no end")
 
 
-def dialogues() -> list[Dialogue]:
-    """Return all dialogue files, in the order of their names."""
-    return [load(path) for path in sorted(DIRECTORY.glob("*.txt"))]
+def dialogues(mode: Mode | None = None) -> list[Dialogue]:
+    """Return all dialogue files (of `mode`), in the order of their names."""
+    found = [load(path) for path in sorted(DIRECTORY.glob("*.txt"))]
+    return [dialogue for dialogue in found if mode in (None, dialogue.mode)]
 
 
 def run_dialogue(

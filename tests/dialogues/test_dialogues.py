@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cyrusext.directory.modes import Mode
 from cyrusext.mupdate.quirks import Quirk
 from tests.dialogues.memory import MemoryMaster, MemoryWire
 from tests.dialogues.runner import Dialogue, DialogueError, Mismatch, dialogues, load, run_on
@@ -20,12 +21,12 @@ def test_there_are_dialogues() -> None:
 
 @pytest.mark.parametrize("dialogue", ALL, ids=lambda dialogue: dialogue.path.stem)
 def test_dialogue_in_memory(dialogue: Dialogue) -> None:
-    assert run_on(dialogue, MemoryMaster().connect, "ours") > 0
+    assert run_on(dialogue, MemoryMaster(mode=dialogue.mode).connect, "ours") > 0
 
 
 @pytest.mark.parametrize("dialogue", ALL, ids=lambda dialogue: dialogue.path.stem)
 def test_dialogue_in_memory_byte_by_byte(dialogue: Dialogue) -> None:
-    master = MemoryMaster()
+    master = MemoryMaster(mode=dialogue.mode)
     chunk = 4096 if "literal_announced" in dialogue.path.name else 1
     assert run_on(dialogue, lambda: MemoryWire(master, chunk), "ours") > 0
 
@@ -57,7 +58,9 @@ def test_a_wrong_file_is_refused(tmp_path: Path, body: str) -> None:
         load(file(tmp_path, body))
 
 
-@pytest.mark.parametrize("head", ["needs: empty", "title:", "title: x\nneeds: luck", "title: x\ncolour: red"])
+@pytest.mark.parametrize(
+    "head", ["needs: empty", "title:", "title: x\nneeds: luck", "title: x\ncolour: red", "title: x\nmode: y"]
+)
 def test_a_wrong_head_is_refused(tmp_path: Path, head: str) -> None:
     with pytest.raises(DialogueError):
         load(file(tmp_path, "open a\nS: x", head))
@@ -84,13 +87,13 @@ def test_the_stock_answers_are_not_ours() -> None:
     for dialogue in ALL:
         if dialogue.quirks:
             with pytest.raises((Mismatch, TimeoutError)):
-                run_on(dialogue, MemoryMaster().connect, "stock")
+                run_on(dialogue, MemoryMaster(mode=dialogue.mode).connect, "stock")
 
 
 def test_an_empty_server_is_insisted_on() -> None:
     master = MemoryMaster()
     wire = master.connect()
-    dialogue = next(dialogue for dialogue in ALL if dialogue.needs_empty)
+    dialogue = next(dialogue for dialogue in dialogues(Mode.STANDARD) if dialogue.needs_empty)
     run_on(dialogue, master.connect, "ours")
     wire.send(b'A AUTHENTICATE "PLAIN" "AG11cmRlcgBtdXJkZXJwdw=="\r\nX ACTIVATE "user.x" "be1!d" ""\r\n')
     with pytest.raises(Mismatch, match="empty"):

@@ -47,6 +47,8 @@ class Sandbox:
     def __init__(self, state: Path, root: Root | None) -> None:
         self.state = state
         self.root = root
+        self.shared: list[Path] = []
+        """Directories beside `state` that are seen from a private root, too."""
 
     def spawn(self, command: Sequence[str | Path], output: Path, environment: dict[str, str] | None = None) -> Running:
         """Start a server; its standard output and error are appended to `output`.  Raises SandboxError."""
@@ -86,7 +88,7 @@ class Sandbox:
         environment: dict[str, str] | None,
     ) -> subprocess.Popen[bytes]:
         lower = self.root.lower if self.root else ""
-        binds = str(CHECKOUT) if self.root else ""
+        binds = " ".join(map(str, [CHECKOUT, *self.shared])) if self.root else ""
         # A session of its own: cyrmaster signals its whole process group when it is told to end.
         return subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", SCRIPT, self.state, *command],

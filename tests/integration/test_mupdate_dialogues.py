@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from cyrusext.directory.modes import Mode
 from tests.dialogues.runner import Dialogue, Mismatch, dialogues, run_dialogue
+from tests.harness.ours import Config
 from tests.harness.roots import Root
-from tests.harness.topology import Master
+from tests.harness.topology import Master, MasterKind
 from tests.harness.waiting import NeverHappened
 
 pytestmark = pytest.mark.integration
 
-ALL = dialogues()
+ALL = dialogues(Mode.STANDARD)
 CRASHED = r"signaled to death by signal (6|11)|exited, status (70|75|76)"
 
 
@@ -39,6 +41,17 @@ def test_dialogue(master: Master, dialogue: Dialogue) -> None:
         check_that_it_crashes(master, dialogue)
         return
     run_dialogue(dialogue.path, master.hosts["mup.lab"], 3905, master.kind)
+
+
+@pytest.mark.parametrize("kind", ["ours", "stock"])
+@pytest.mark.parametrize("mode", [Mode.UNIFIED, Mode.REPLICATED], ids=lambda mode: mode.value)
+def test_dialogues_of_other_modes(kind: MasterKind, mode: Mode, root: Root, new_state: Callable[[], Path]) -> None:
+    """Cyrus' own master refuses to be unified itself: for unified servers it runs as ``standard``."""
+    config: Config = {"mupdate": {"mode": mode.value}, "backends": {"me.lab": {"host": "127.0.0.1"}}}
+    extra = {"mupdate_config": mode.value} if mode is Mode.REPLICATED else None
+    with Master(root, new_state(), kind, extra=extra, config=config) as master:
+        for dialogue in dialogues(mode):
+            run_dialogue(dialogue.path, master.hosts["mup.lab"], 3905, kind)
 
 
 def check_that_it_crashes(master: Master, dialogue: Dialogue) -> None:

@@ -54,7 +54,7 @@ def test_seeded_cases() -> None:
 @pytest.mark.parametrize("cut", [0, 1])
 def test_what_is_plain_is_all_answered_here(store: Store, cut: int) -> None:
     """Each of these forms is one that clients really send."""
-    for name in (b"user.a", b"absent", b"gone", b"r", finds.LONGEST, b"cr\r", b"\x1d\x1f"):
+    for name in (b"user.a", b"absent", b"gone", b"r", b"replicated", b"renamed", finds.LONGEST, b"cr\r", b"\x1d\x1f"):
         for line in (b"F FIND {%d+}\r\n%b\r\n" % (len(name), name), b'F1 find "%b"\r\n' % name):
             if b"\r" in name and b'"' in line:
                 continue

@@ -23,6 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "cyrusext.doors",
             "cyrusext.mupdate.client",
+            "cyrusext.mupdate.audience",
             "cyrusext.mupdate.guest",
             "cyrusext.mupdate.login",
             "cyrusext.mupdate.server",
@@ -57,6 +58,7 @@ PURE = (
     "cyrusext.mupdate.state",
     "cyrusext.mupdate.connection",
     "cyrusext.mupdate.healing",
+    "cyrusext.directory.modes",
     "cyrusext.directory.ownership",
     "lmtp_router.protocol",
 )

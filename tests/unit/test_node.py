@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from cyrusext.directory.modes import Mode
 from cyrusext.errors import ConfigError, StoreError
+from cyrusext.model import MailboxRecord, State
 from cyrusext.mupdate.service import Service
 from cyrusext.node.listeners import Listeners
-from cyrusext.node.places import prepare_directories, state_lock
+from cyrusext.node.places import prepare_directories, settle_mode, state_lock
 from cyrusext.node.reload import NEEDS_RESTART, settled
 from cyrusext.node.settings import orders
 from cyrusext.runtime.config import parse
 from cyrusext.runtime.config_schema import SECTIONS, ClientOrder, MupdateSection
+from cyrusext.store import Store
 
 
 def test_the_most_specific_network_decides_the_order() -> None:
@@ -99,3 +102,22 @@ def test_listeners_are_had_together_or_not_at_all(tmp_path: Path) -> None:
         assert path.is_socket()
         assert f"unix:{path}" in listeners.names()
     assert not path.exists()
+
+
+def test_the_mode_is_kept_in_the_store(tmp_path: Path) -> None:
+    record = MailboxRecord(b"user.alice", State.ACTIVE, "be1", "default")
+
+    def opened() -> Store:
+        return Store.open(tmp_path, run_dir=tmp_path, map_size=1 << 22)
+
+    with opened() as store:
+        settle_mode(store, Mode.REPLICATED)  # nothing is there yet
+        settle_mode(store, Mode.UNIFIED)
+        with store.begin() as transaction:
+            transaction.put(record)
+    with opened() as store:
+        assert store.mode == "unified"
+        settle_mode(store, Mode.STANDARD)
+        with pytest.raises(ConfigError, match=r'the store has 1 records of mode "standard", .* "replicated"'):
+            settle_mode(store, Mode.REPLICATED)
+        assert store.mode == "standard"

@@ -68,6 +68,14 @@ def test_uncertain_records_are_temporary(store: Store, lookup: Lookup, state: St
     assert lookup.recipient(b"alice@example.org").verdict is Verdict.TEMPORARY
 
 
+def test_a_record_without_server_is_temporary(store: Store, lookup: Lookup) -> None:
+    """Mode replicated: any server may have it, and none is named."""
+    with store.begin() as transaction:
+        transaction.put(MailboxRecord(b"user.alice", State.ACTIVE, "", "default"))
+    answer = lookup.recipient(b"alice@example.org")
+    assert (answer.verdict, answer.reason) == (Verdict.TEMPORARY, "mailbox list names no server")
+
+
 def test_hit_needs_no_freshness_but_a_miss_does(store: Store, tmp_path: Path) -> None:
     put(store, b"user.alice")
     store.beat(fresh=False)
