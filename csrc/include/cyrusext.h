@@ -75,8 +75,8 @@ typedef struct cyx_reader cyx_reader;
 typedef struct cyx_location {
     const char *server;
     const char *partition;
-    uint64_t seq;       /* change sequence of the last write */
-    int64_t changed_at; /* Unix time in microseconds */
+    uint64_t seq;       /* change sequence of the last write; 0 from cyx_lookup and cyx_lookup_many */
+    int64_t changed_at; /* Unix time in microseconds; likewise */
     uint32_t flags;
     uint32_t state; /* 0 when there is no record at all */
 } cyx_location;
@@ -108,9 +108,13 @@ CYX_EXPORT CYX_MUST_CHECK int cyx_refresh(cyx_reader *reader);
 /* Free the handle and set *reader to NULL.  NULL handles are fine. */
 CYX_EXPORT void cyx_close(cyx_reader **reader);
 
-/* Find one mailbox by its internal name.  CYX_OK: *location_r is filled.  CYX_ABSENT: location_r->state is 0, or
- * CYX_DELETED with seq and changed_at of the deletion while its tombstone is kept. */
+/* Find one mailbox by its internal name, from memory that the node keeps up to date.  CYX_OK: *location_r is filled, but
+ * for seq and changed_at.  CYX_ABSENT: location_r->state is 0. */
 CYX_EXPORT CYX_MUST_CHECK int cyx_lookup(cyx_reader *reader, const char *name, size_t len, cyx_location *location_r);
+
+/* cyx_lookup with everything that the store knows, at the price of asking it.  CYX_ABSENT: location_r->state is 0, or
+ * CYX_DELETED with seq and changed_at of the deletion while its tombstone is kept. */
+CYX_EXPORT CYX_MUST_CHECK int cyx_inspect(cyx_reader *reader, const char *name, size_t len, cyx_location *location_r);
 
 /* cyx_lookup for `count` names; locations_r[i].state tells which were found (CYX_RESERVED, CYX_ACTIVE).  CYX_OK, or the
  * error of the first name that failed. */

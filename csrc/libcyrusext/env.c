@@ -289,6 +289,7 @@ int cyx_env_open(const char *state_dir, const cyx_env_create *create, cyx_env **
     }
     env->dev = st.st_dev;
     env->ino = st.st_ino;
+    env->uid = st.st_uid;
     env->refs = 1;
     env->next = registry;
     registry = env;

@@ -53,6 +53,20 @@ static void read_boot_id(void)
     boot_id_known = digits == 32;
 }
 
+void cyx_boot_id(uint8_t id_r[16])
+{
+    (void)pthread_once(&once, read_boot_id);
+    memset(id_r, 0, sizeof boot_id);
+    if (boot_id_known)
+        memcpy(id_r, boot_id, sizeof boot_id);
+}
+
+bool cyx_same_boot(const uint8_t id[16])
+{
+    (void)pthread_once(&once, read_boot_id);
+    return boot_id_known && memcmp(id, boot_id, sizeof boot_id) == 0;
+}
+
 static uint64_t now_ns(void)
 {
     struct timespec ts;

@@ -19,6 +19,7 @@
 #include <sys/types.h>
 
 #include "cyrusext.h"
+#include "lines.h"
 
 #define CYX_KEY_MAX (1 + CYX_MAX_NAME)
 #define CYX_TAGGED_KEY_MAX (8 + CYX_KEY_MAX) /* 499 of LMDB's 511 */
@@ -99,6 +100,7 @@ typedef struct cyx_env {
     bool has_writer;
     MDB_dbi mailboxes, by_server, tombstones, changes, meta;
     size_t page_size;
+    uid_t uid; /* of the owner of the file */
 } cyx_env;
 
 typedef struct cyx_env_create {
@@ -146,6 +148,8 @@ CYX_MUST_CHECK int cyx_intern_load(cyx_intern *table, MDB_txn *txn, MDB_dbi meta
 void cyx_intern_rollback(cyx_intern *table);
 
 /* heartbeat.c */
+void cyx_boot_id(uint8_t id_r[16]); /* zeros where it is not known */
+bool cyx_same_boot(const uint8_t id[16]);
 typedef struct cyx_beat cyx_beat; /* the mapped file */
 typedef struct cyx_heartbeat {
     cyx_beat *map;
@@ -157,7 +161,14 @@ void cyx_heartbeat_write(cyx_heartbeat *beat, const cyx_env *env, uint64_t seq, 
 bool cyx_heartbeat_fresh(cyx_heartbeat *beat, const char *run_dir, const cyx_env *env, uint64_t max_age_ns);
 void cyx_heartbeat_close(cyx_heartbeat *beat);
 
-/* reader.c, chunk.c */
+/* hot.c: a reader's mapping of one generation of the hot table (hot.h) */
+typedef struct cyx_hot {
+    const struct cyx_hot_header *header;
+    const struct cyx_hot_route *routes;
+    cyx_lines lines;
+} cyx_hot;
+
+/* reader.c, lookup.c, chunk.c */
 struct cyx_reader {
     pthread_mutex_t lock;
     char *state_dir;
@@ -172,12 +183,23 @@ struct cyx_reader {
     unsigned fork_generation;
     dev_t dev; /* whose numbers `servers` and `partitions` hold */
     ino_t ino;
+    cyx_hot hot;
+    struct cyx_known_route *known; /* by number: the routes that were met */
+    uint64_t hot_tried_ns, alive_until_ns;
 };
+CYX_MUST_CHECK int cyx_reader_lock(cyx_reader *reader); /* and open the store if need be; on an error nothing is locked */
+void cyx_reader_unlock(cyx_reader *reader);
+CYX_MUST_CHECK int cyx_reader_renew(cyx_reader *reader); /* begin a transaction; the caller resets it */
 CYX_MUST_CHECK int cyx_reader_begin(cyx_reader *reader); /* locks; on an error nothing is locked */
 void cyx_reader_end(cyx_reader *reader);
 /* One mailbox, between begin and end; all that the entry points to but `name` lives until end.  CYX_ABSENT; a tombstone
  * is found. */
 CYX_MUST_CHECK int cyx_reader_entry(cyx_reader *reader, const char *name, size_t len, cyx_entry *entry_r);
+/* Inside a transaction.  A name that no record can have is absent. */
+CYX_MUST_CHECK int cyx_reader_find(cyx_reader *reader, const char *name, size_t len, MDB_val *key_r,
+                                   uint8_t raw_key[CYX_KEY_MAX], cyx_packed *record_r);
+void cyx_reader_drop_hot(cyx_reader *reader);           /* lookup.c */
+uint64_t cyx_reader_hot_generation(cyx_reader *reader); /* 0: the store answers */
 CYX_MUST_CHECK int cyx_reader_location(cyx_reader *reader, const cyx_packed *record, cyx_location *location_r);
 
 typedef struct cyx_chunk_item {

@@ -178,6 +178,7 @@ static int put(cyx_writer *writer, const cyx_put_record *record, uint64_t *seq_r
     key.mv_data = raw_key;
     if ((rc = keep_change(writer, &key, &new, known == CYX_OK ? &old : NULL)))
         return rc;
+    bool was_there = known == CYX_OK && old.state != CYX_DELETED;
     /* the entry beside the record moves when its server, its death or its time of death changes */
     bool moves = known == CYX_ABSENT || (old.state == CYX_DELETED) != (new.state == CYX_DELETED) ||
                  (new.state == CYX_DELETED ? old.changed_at != new.changed_at : old.server != new.server);
@@ -200,7 +201,11 @@ static int put(cyx_writer *writer, const cyx_put_record *record, uint64_t *seq_r
             return rc;
         CYX_FAILPOINT("put-logged");
         writer->seq = new.seq;
+    } else {
+        writer->unlogged++;
     }
+    if (writer->hot && (rc = cyx_hot_note(&writer->hot_changes, &key, was_there, &new)))
+        return rc;
     *seq_r = new.seq;
     *at_r = new.changed_at;
     return CYX_OK;

@@ -9,7 +9,6 @@
 
 #define NO_MAX_AGE_MS 2000u /* DESIGN rule 1, where the node has written nothing else */
 #define MAX_AGE_MS 3600000u /* an hour is as good as for ever, and does not overflow */
-#define LOOKUP_BATCH 1024u  /* names per transaction of cyx_lookup_many */
 #define WALK_BATCH 256u
 
 static char *copy_text(const char *text)
@@ -26,7 +25,7 @@ static int renew(cyx_reader *reader)
     return reader->txn ? mdb_txn_renew(reader->txn) : mdb_txn_begin(reader->env->mdb, NULL, MDB_RDONLY, &reader->txn);
 }
 
-static int begin_txn(cyx_reader *reader)
+int cyx_reader_renew(cyx_reader *reader)
 {
     int dead = 0;
     int rc = renew(reader);
@@ -47,7 +46,7 @@ static int load_settings(cyx_reader *reader)
 {
     uint64_t max_age_ms = NO_MAX_AGE_MS;
     char *run_dir = NULL;
-    int rc = begin_txn(reader);
+    int rc = cyx_reader_renew(reader);
     if (rc)
         return rc;
     rc = cyx_meta_get64(reader->txn, reader->env->meta, "no_max_age_ms", &max_age_ms);
@@ -92,6 +91,8 @@ static int open_env(cyx_reader *reader)
         return rc;
     reader->fork_generation = cyx_fork_generation();
     bool other = reader->ino && (reader->dev != reader->env->dev || reader->ino != reader->env->ino);
+    if (other)
+        cyx_reader_drop_hot(reader); /* its routes are numbers of the other store */
     rc = load_settings(reader);
     if (rc == CYX_OK && other)
         rc = retire(reader);
@@ -111,7 +112,7 @@ static int open_env(cyx_reader *reader)
 
 /* In a forked child: forget what belongs to the parent.  The first call of the child decides, as POSIX leaves it
  * with one thread. */
-static int lock_reader(cyx_reader *reader)
+int cyx_reader_lock(cyx_reader *reader)
 {
     unsigned generation = cyx_fork_generation();
     if (reader->fork_generation != generation) {
@@ -129,19 +130,21 @@ static int lock_reader(cyx_reader *reader)
 
 int cyx_reader_begin(cyx_reader *reader)
 {
-    int rc = lock_reader(reader);
+    int rc = cyx_reader_lock(reader);
     if (rc)
         return rc;
-    rc = begin_txn(reader);
+    rc = cyx_reader_renew(reader);
     if (rc)
         (void)pthread_mutex_unlock(&reader->lock);
     return rc;
 }
 
+void cyx_reader_unlock(cyx_reader *reader) { (void)pthread_mutex_unlock(&reader->lock); }
+
 void cyx_reader_end(cyx_reader *reader)
 {
     mdb_txn_reset(reader->txn);
-    (void)pthread_mutex_unlock(&reader->lock);
+    cyx_reader_unlock(reader);
 }
 
 int cyx_open(const char *state_dir, cyx_reader **reader_r)
@@ -175,9 +178,10 @@ static void drop_env(cyx_reader *reader)
 
 int cyx_refresh(cyx_reader *reader)
 {
-    int rc = lock_reader(reader);
+    int rc = cyx_reader_lock(reader);
     if (rc)
         return rc;
+    reader->hot_tried_ns = 0;
     if (cyx_env_current(reader->env, reader->state_dir)) {
         rc = load_settings(reader);
     } else {
@@ -208,6 +212,7 @@ void cyx_close(cyx_reader **reader_ref)
         (void)pthread_mutex_unlock(&reader->lock);
     }
     drop_env(reader);
+    cyx_reader_drop_hot(reader);
     cyx_heartbeat_close(&reader->beat);
     cyx_intern_free(&reader->servers);
     cyx_intern_free(&reader->partitions);
@@ -235,9 +240,8 @@ int cyx_reader_location(cyx_reader *reader, const cyx_packed *record, cyx_locati
     return rc;
 }
 
-/* Inside a transaction.  A name that no record can have is absent. */
-static int find(cyx_reader *reader, const char *name, size_t len, MDB_val *key_r, uint8_t raw_key[CYX_KEY_MAX],
-                cyx_packed *record_r)
+int cyx_reader_find(cyx_reader *reader, const char *name, size_t len, MDB_val *key_r, uint8_t raw_key[CYX_KEY_MAX],
+                    cyx_packed *record_r)
 {
     MDB_val value;
     if (cyx_key_from_name(name, len, raw_key, &key_r->mv_size) != CYX_OK)
@@ -251,47 +255,6 @@ static int find(cyx_reader *reader, const char *name, size_t len, MDB_val *key_r
     return cyx_record_unpack(key_r, &value, record_r);
 }
 
-static int lookup_one(cyx_reader *reader, const char *name, size_t len, cyx_location *location_r)
-{
-    uint8_t raw_key[CYX_KEY_MAX];
-    MDB_val key;
-    cyx_packed record;
-    memset(location_r, 0, sizeof *location_r);
-    int rc = find(reader, name, len, &key, raw_key, &record);
-    if (rc == CYX_OK)
-        rc = cyx_reader_location(reader, &record, location_r);
-    if (rc == CYX_OK && location_r->state == CYX_DELETED)
-        rc = CYX_ABSENT;
-    if (rc < 0)
-        memset(location_r, 0, sizeof *location_r);
-    return rc;
-}
-
-int cyx_lookup(cyx_reader *reader, const char *name, size_t len, cyx_location *location_r)
-{
-    int rc = cyx_reader_begin(reader);
-    if (rc)
-        return rc;
-    rc = lookup_one(reader, name, len, location_r);
-    cyx_reader_end(reader);
-    return rc;
-}
-
-int cyx_lookup_many(cyx_reader *reader, const cyx_name *names, size_t count, cyx_location *locations_r)
-{
-    for (size_t i = 0; i < count;) {
-        int rc = cyx_reader_begin(reader);
-        if (rc)
-            return rc;
-        for (size_t end = count - i > LOOKUP_BATCH ? i + LOOKUP_BATCH : count; rc >= 0 && i < end; i++)
-            rc = lookup_one(reader, names[i].data, names[i].len, &locations_r[i]);
-        cyx_reader_end(reader);
-        if (rc < 0)
-            return rc;
-    }
-    return CYX_OK;
-}
-
 int cyx_acl(cyx_reader *reader, const char *name, size_t len, char *buffer, size_t size, size_t *len_r)
 {
     uint8_t raw_key[CYX_KEY_MAX];
@@ -300,7 +263,7 @@ int cyx_acl(cyx_reader *reader, const char *name, size_t len, char *buffer, size
     int rc = cyx_reader_begin(reader);
     if (rc)
         return rc;
-    rc = find(reader, name, len, &key, raw_key, &record);
+    rc = cyx_reader_find(reader, name, len, &key, raw_key, &record);
     if (rc == CYX_OK && record.state == CYX_DELETED)
         rc = CYX_ABSENT;
     if (rc == CYX_OK) {
@@ -319,7 +282,7 @@ int cyx_reader_entry(cyx_reader *reader, const char *name, size_t len, cyx_entry
     uint8_t raw_key[CYX_KEY_MAX];
     MDB_val key;
     cyx_packed record;
-    int rc = find(reader, name, len, &key, raw_key, &record);
+    int rc = cyx_reader_find(reader, name, len, &key, raw_key, &record);
     if (rc)
         return rc;
     entry_r->name = name;
@@ -339,7 +302,7 @@ int cyx_reader_get(cyx_reader *reader, const char *name, size_t len, cyx_chunk *
     if (rc)
         return rc;
     chunk->count = chunk->used = 0;
-    rc = find(reader, name, len, &key, raw_key, &record);
+    rc = cyx_reader_find(reader, name, len, &key, raw_key, &record);
     if (rc == CYX_OK && (rc = cyx_reader_location(reader, &record, &location)) == CYX_OK)
         rc = cyx_chunk_add(chunk, &key, &record, &location);
     cyx_reader_end(reader);
@@ -382,7 +345,7 @@ done:
 
 int cyx_fresh(cyx_reader *reader, uint64_t max_age_ms)
 {
-    int rc = lock_reader(reader);
+    int rc = cyx_reader_lock(reader);
     if (rc)
         return rc;
     uint64_t max_age_ns = max_age_ms ? limited_ns(max_age_ms) : reader->no_max_age_ns;

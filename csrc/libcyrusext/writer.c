@@ -17,6 +17,7 @@
 static void close_txn(cyx_writer *writer)
 {
     writer->txn = NULL;
+    writer->hot_changes.count = writer->hot_changes.used = 0;
     writer->mailboxes = writer->by_server = writer->tombstones = writer->changes = NULL;
     (void)pthread_mutex_unlock(&writer->lock);
 }
@@ -263,6 +264,8 @@ int cyx_writer_commit(cyx_writer *writer)
         memset(writer->touched, 0, writer->per_server_size * sizeof *writer->touched);
         __atomic_store_n(&writer->committed_seq, writer->seq, __ATOMIC_RELEASE);
     }
+    if (code == CYX_OK)
+        cyx_writer_apply_hot(writer);
     close_txn(writer);
     return code;
 }
@@ -295,7 +298,8 @@ static int start(cyx_writer *writer, const char *run_dir)
 {
     int dead;
     int rc = cyx_writer_check_readers(writer, &dead);
-    if (rc || (rc = cyx_heartbeat_create(&writer->beat, run_dir)) || (rc = cyx_writer_begin(writer)))
+    if (rc || (rc = cyx_heartbeat_create(&writer->beat, run_dir)) || (rc = cyx_hot_retire(run_dir)) ||
+        (rc = cyx_writer_begin(writer)))
         return rc;
     if ((rc = cyx_writer_set_text(writer, "run_dir", run_dir, strlen(run_dir)))) {
         cyx_writer_abort(writer);
@@ -320,7 +324,10 @@ int cyx_writer_open(const char *state_dir, const char *run_dir, const char *read
     cyx_intern_init(&writer->servers, CYX_TAG_SERVER);
     cyx_intern_init(&writer->partitions, CYX_TAG_PARTITION);
     writer->lock_fd = -1;
-    int rc = cyx_env_open(state_dir, &create, &writer->env);
+    writer->hot_wanted = true;
+    int rc = (writer->run_dir = strdup(run_dir)) ? CYX_OK : cyx_fail(CYX_ENOMEM, "out of memory");
+    if (rc == CYX_OK)
+        rc = cyx_env_open(state_dir, &create, &writer->env);
     writer->fork_generation = cyx_fork_generation();
     if (rc == CYX_OK)
         rc = cyx_env_claim_writer(writer->env, state_dir, &writer->lock_fd);
@@ -351,6 +358,9 @@ void cyx_writer_close(cyx_writer **writer_ref)
     free(writer->per_server);
     free(writer->touched);
     free(writer->scratch);
+    cyx_hot_free(&writer->hot);
+    cyx_hot_changes_free(&writer->hot_changes);
+    free(writer->run_dir);
     free(writer->change);
     (void)pthread_mutex_destroy(&writer->lock);
     free(writer);

@@ -55,6 +55,13 @@ CYX_MUST_CHECK int cyx_writer_purge(cyx_writer *writer, int64_t before, uint64_t
 CYX_MUST_CHECK int cyx_writer_set_text(cyx_writer *writer, const char *key, const char *text, size_t len);
 CYX_MUST_CHECK int cyx_writer_set_number(cyx_writer *writer, const char *key, uint64_t number);
 
+/* Build the hot table anew and put it in place, beside a writer that goes on.  From any thread that has no transaction
+ * open, one at a time.  CYX_EBUSY when changes come too fast for it. */
+CYX_MUST_CHECK int cyx_writer_build_hot(cyx_writer *writer);
+/* Let a build that is under way, and any later one, end soon with CYX_EBUSY. */
+void cyx_writer_cancel_hot(cyx_writer *writer);
+bool cyx_writer_hot_wanted(const cyx_writer *writer); /* there is none, or it is crowded */
+
 uint64_t cyx_writer_seq(const cyx_writer *writer); /* of the last commit */
 CYX_MUST_CHECK int cyx_writer_check_readers(cyx_writer *writer, int *dead_r);
 void cyx_writer_beat(cyx_writer *writer, bool fresh);
@@ -70,5 +77,8 @@ CYX_MUST_CHECK int cyx_reader_text(cyx_reader *reader, const char *key, char **t
 /* verify.c: the whole store in one snapshot, each database against the others.  `report` gets one line per finding. */
 typedef void (*cyx_finding_cb)(void *context, const char *text);
 CYX_MUST_CHECK int cyx_verify(cyx_reader *reader, cyx_finding_cb report, void *context, uint64_t *findings_r);
+/* hot_verify.c: the hot table against the store; no findings where there is none in use.  CYX_EBUSY when the store
+ * changes too fast for it. */
+CYX_MUST_CHECK int cyx_hot_verify(cyx_reader *reader, cyx_finding_cb report, void *context, uint64_t *findings_r);
 
 #endif

@@ -2,6 +2,7 @@
 #ifndef CYX_WRITER_STATE_H
 #define CYX_WRITER_STATE_H
 
+#include "hot.h"
 #include "writer.h"
 
 #define PAGES_PER_PUT 48u /* more than one put can newly write in all databases together, splits included */
@@ -27,11 +28,18 @@ struct cyx_writer {
     size_t scratch_size;
     uint8_t *change; /* an entry of the change log */
     size_t change_size;
+    char *run_dir;
+    cyx_hot_writer *hot;         /* the hot table in use; NULL while there is none */
+    cyx_hot_changes hot_changes; /* of this transaction */
+    uint64_t unlogged;           /* puts so far that the change log does not have */
+    bool hot_cancelled;          /* no more of them */
+    bool hot_wanted;             /* the next hot table should be built */
 };
 
 bool cyx_writer_in_transaction(const cyx_writer *writer); /* of this thread */
 CYX_MUST_CHECK int cyx_writer_no_transaction(void);
 CYX_MUST_CHECK int cyx_writer_fail_write(cyx_writer *writer, int mdb_code, const char *what);
 CYX_MUST_CHECK int cyx_writer_fit_servers(cyx_writer *writer, size_t count);
+void cyx_writer_apply_hot(cyx_writer *writer); /* hot_build.c; at the end of a commit, before the lock is given back */
 
 #endif

@@ -12,6 +12,7 @@
 static int usage(void)
 {
     (void)fputs("usage: cyx get STATE_DIR NAME...\n"
+                "       cyx many STATE_DIR <NAMES\n"
                 "       cyx walk STATE_DIR [PREFIX [SERVER]]\n"
                 "       cyx stat STATE_DIR\n"
                 "       cyx verify STATE_DIR\n",
@@ -46,7 +47,7 @@ static int get(cyx_reader *reader, char **names, int count)
     for (int i = 0; i < count; i++) {
         cyx_entry entry = {.name = names[i], .name_len = strlen(names[i])};
         char *acl = malloc(CYX_ACL_MAX);
-        int rc = acl ? cyx_lookup(reader, names[i], entry.name_len, &entry.location) : CYX_ENOMEM;
+        int rc = acl ? cyx_inspect(reader, names[i], entry.name_len, &entry.location) : CYX_ENOMEM;
         if (rc == CYX_OK)
             rc = cyx_acl(reader, names[i], entry.name_len, acl, CYX_ACL_MAX, &entry.acl_len);
         entry.acl = acl;
@@ -63,6 +64,51 @@ static int get(cyx_reader *reader, char **names, int count)
             return complain(rc);
     }
     return status;
+}
+
+#define MANY 1024u
+
+static int show_many(cyx_reader *reader, const cyx_name *names, size_t count, int *status)
+{
+    static cyx_location at[MANY];
+    int rc = cyx_lookup_many(reader, names, count, at);
+    for (size_t i = 0; i < count && rc == CYX_OK; i++) {
+        (void)fwrite(names[i].data, 1, names[i].len, stdout);
+        if (at[i].state)
+            (void)printf("\t%s\t%s!%s\t%" PRIu32 "\n", state_name(at[i].state), at[i].server, at[i].partition,
+                         at[i].flags);
+        else
+            (void)puts("\t-");
+        if (!at[i].state)
+            *status = 1;
+    }
+    return rc;
+}
+
+/* Names from standard input, one a line, each answered by a line in its turn. */
+static int many(cyx_reader *reader)
+{
+    static char lines[MANY][CYX_MAX_NAME + 3];
+    static cyx_name names[MANY];
+    int status = 0, rc = CYX_OK;
+    size_t count = 0;
+    while (rc == CYX_OK && fgets(lines[count], sizeof lines[count], stdin)) {
+        size_t len = strlen(lines[count]);
+        if (len && lines[count][len - 1] == '\n')
+            len--;
+        else if (!feof(stdin)) {
+            (void)fprintf(stderr, "cyx: a name is longer than %d bytes\n", CYX_MAX_NAME);
+            return 2;
+        }
+        names[count] = (cyx_name){lines[count], len};
+        if (++count == MANY) {
+            rc = show_many(reader, names, count, &status);
+            count = 0;
+        }
+    }
+    if (rc == CYX_OK && count)
+        rc = show_many(reader, names, count, &status);
+    return rc < 0 ? complain(rc) : status;
 }
 
 static int show_server(void *context, const char *server, uint64_t count)
@@ -94,9 +140,11 @@ static void show_finding(void *context, const char *text)
 
 static int verify(cyx_reader *reader)
 {
-    uint64_t findings = 0;
+    uint64_t findings = 0, of_table = 0;
     int rc = cyx_verify(reader, show_finding, NULL, &findings);
-    return rc < 0 ? complain(rc) : findings ? 1 : 0;
+    if (rc == CYX_OK)
+        rc = cyx_hot_verify(reader, show_finding, NULL, &of_table);
+    return rc < 0 ? complain(rc) : findings || of_table ? 1 : 0;
 }
 
 int main(int argc, char **argv)
@@ -107,7 +155,7 @@ int main(int argc, char **argv)
     const char *verb = argv[1];
     int arguments = argc - 3;
     bool known = (strcmp(verb, "get") == 0 && arguments > 0) || (strcmp(verb, "walk") == 0 && arguments < 3) ||
-                 ((strcmp(verb, "stat") == 0 || strcmp(verb, "verify") == 0) && arguments == 0);
+                 ((strcmp(verb, "many") == 0 || strcmp(verb, "stat") == 0 || strcmp(verb, "verify") == 0) && arguments == 0);
     if (!known)
         return usage();
     int rc = cyx_open(argv[2], &reader);
@@ -120,6 +168,8 @@ int main(int argc, char **argv)
         const char *prefix = arguments > 0 ? argv[3] : "";
         rc = cyx_walk(reader, prefix, strlen(prefix), arguments > 1 ? argv[4] : NULL, show, NULL);
         status = rc < 0 ? complain(rc) : 0;
+    } else if (*verb == 'm') {
+        status = many(reader);
     } else {
         status = *verb == 's' ? stat_store(reader) : verify(reader);
     }

@@ -7,57 +7,24 @@ anyone is `fresh`'s to say (DESIGN rule 1, which cyrusext.lookup applies).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from cyrusext.errors import CyrusExtError, IndexCorrupt, IndexUnavailable, IndexVersion, InvalidName
 from cyrusext.index import _cyx
-from cyrusext.model import Flag, MailboxRecord, ServerPartition, State
+from cyrusext.index._lookup import Location, Lookups
+from cyrusext.model import Flag, MailboxRecord, State
 from cyrusext.names import NameRules, mailbox_of_address
+
+__all__ = ["Event", "Index", "Location", "read_chunk"]
 
 CHUNK_MAX = 1000
 """Records that one step of a walk copies out of the store."""
 
 _ERRORS: dict[int, type[CyrusExtError]] = {0: IndexUnavailable, -1: InvalidName, -4: IndexCorrupt, -5: IndexVersion}
 """Codes of cyrusext.h (CYX_EINVAL, CYX_ECORRUPT, CYX_EVERSION)."""
-
-
-class Location:
-    """What a lookup found: `server`, `partition`, `state`, `flags`, and on demand the `acl`."""
-
-    __slots__ = ("_index", "flags", "name", "partition", "server", "state")
-
-    def __init__(self, index: Index, name: bytes, server: str, partition: str, state: State, flags: Flag) -> None:
-        self._index = index
-        self.name = name
-        self.server = server
-        self.partition = partition
-        self.state = state
-        self.flags = flags
-
-    @property
-    def location(self) -> ServerPartition:
-        return ServerPartition(self.server, self.partition)
-
-    @property
-    def acl(self) -> bytes:
-        """The ACL as it is now (empty if the mailbox is gone meanwhile).  Raises as `Index.lookup`."""
-        record = self._index.get(self.name)
-        return record.acl if record else b""
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Location):
-            return NotImplemented
-        mine = (self.name, self.server, self.partition, self.state, self.flags)
-        return mine == (other.name, other.server, other.partition, other.state, other.flags)
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.server, self.partition, self.state))
-
-    def __repr__(self) -> str:
-        return f"Location({self.name!r}, {self.location!s}, {self.state.name})"
 
 
 class Event(NamedTuple):
@@ -106,7 +73,7 @@ def read_chunk(
     return records
 
 
-class Index:
+class Index(Lookups):
     """A reading handle on the store of the node on this machine; threads may share it.
 
     Every method raises IndexUnavailable, IndexCorrupt or IndexVersion when it can not tell.
@@ -114,28 +81,8 @@ class Index:
 
     def __init__(self, state_dir: str | os.PathLike[str]) -> None:
         self.state_dir = Path(state_dir)
-        self._reader = _cyx.Reader(os.fsencode(self.state_dir), _ERRORS)
+        super().__init__(os.fsencode(self.state_dir), _ERRORS)
         self._rules: NameRules | None = None
-
-    def lookup(self, name: bytes) -> Location | None:
-        """Where the mailbox with this internal name is; None if there is no record of it."""
-        found = self._reader.lookup(name)
-        if found is None or found[2] is State.DELETED:
-            return None
-        return Location(self, name, found[0], found[1], found[2], found[3])
-
-    def probe(self, name: bytes) -> tuple[Location | None, int | None]:
-        """What `lookup` and `deleted_at` say, at one moment."""
-        found = self._reader.lookup(name)
-        if found is None:
-            return None, None
-        if found[2] is State.DELETED:
-            return None, found[4]
-        return Location(self, name, found[0], found[1], found[2], found[3]), None
-
-    def lookup_many(self, names: Sequence[bytes]) -> list[Location | None]:
-        """`lookup` for each of `names`, in their order."""
-        return [self.lookup(name) for name in names]
 
     def get(self, name: bytes) -> MailboxRecord | None:
         """The whole record, with ACL; None also for a tombstone."""
@@ -162,6 +109,11 @@ class Index:
     def history(self, name: bytes) -> list[Event]:
         """Every change of one mailbox that the bounded change log still has, oldest first."""
         return [Event(seq) if details is None else Event(seq, *details) for seq, details in self._reader.history(name)]
+
+    @property
+    def hot_generation(self) -> int:
+        """Which hot table answers lookups; 0 where it is the store."""
+        return self._reader.hot_generation
 
     @property
     def is_empty(self) -> bool:

@@ -28,7 +28,12 @@ cdef extern from "cyrusext.h" nogil:
     int cyx_open(const char *state_dir, cyx_reader **reader_r)
     int cyx_refresh(cyx_reader *reader)
     void cyx_close(cyx_reader **reader)
+    ctypedef struct cyx_name:
+        const char *data
+        size_t len
     int cyx_lookup(cyx_reader *reader, const char *name, size_t len, cyx_location *location_r)
+    int cyx_inspect(cyx_reader *reader, const char *name, size_t len, cyx_location *location_r)
+    int cyx_lookup_many(cyx_reader *reader, const cyx_name *names, size_t count, cyx_location *locations_r)
     int cyx_fresh(cyx_reader *reader, uint64_t max_age_ms)
     const char *cyx_strerror(int code)
     const char *cyx_detail()
@@ -52,6 +57,7 @@ cdef extern from "internal.h" nogil:
         size_t limit
         bint tombstones
     int cyx_reader_chunk(cyx_reader *reader, const cyx_range *range, cyx_chunk *chunk)
+    uint64_t cyx_reader_hot_generation(cyx_reader *reader)
     int cyx_reader_begin(cyx_reader *reader)
     void cyx_reader_end(cyx_reader *reader)
     int cyx_reader_entry(cyx_reader *reader, const char *name, size_t len, cyx_entry *entry_r)
@@ -111,6 +117,9 @@ cdef extern from "writer.h" nogil:
     int cyx_writer_purge(cyx_writer *writer, int64_t before, uint64_t limit, uint64_t *purged_r)
     int cyx_writer_set_text(cyx_writer *writer, const char *key, const char *text, size_t len)
     int cyx_writer_set_number(cyx_writer *writer, const char *key, uint64_t number)
+    int cyx_writer_build_hot(cyx_writer *writer)
+    void cyx_writer_cancel_hot(cyx_writer *writer)
+    bint cyx_writer_hot_wanted(const cyx_writer *writer)
     uint64_t cyx_writer_seq(const cyx_writer *writer)
     int cyx_writer_check_readers(cyx_writer *writer, int *dead_r)
     void cyx_writer_beat(cyx_writer *writer, bint fresh)
@@ -130,3 +139,8 @@ cdef class Reader:
     cdef void end(self) noexcept nogil
     # Find one mailbox.  CYX_ABSENT; a tombstone is found.
     cdef int entry(self, const char *name, size_t size, cyx_entry *entry_r) noexcept nogil
+    # cyx_lookup, cyx_inspect and cyx_lookup_many; CYX_OK or CYX_ABSENT.
+    cdef int locate(self, const char *name, size_t size, cyx_location *at_r) except -1
+    cdef int inspect(self, const char *name, size_t size, cyx_location *at_r) except -1
+    cdef int locate_many(self, const cyx_name *names, size_t count, cyx_location *at_r) except -1
+    cdef str text_at(self, const char *text)

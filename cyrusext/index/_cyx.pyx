@@ -131,15 +131,23 @@ cdef class Reader:
     def refresh(self):
         checked(cyx_refresh(self.opened()), self.errors)
 
-    def lookup(self, bytes name not None):
-        """Return (server, partition, state, flags, changed_at), None where there is no record; tombstones too."""
-        cdef cyx_location at
-        cdef int code = cyx_lookup(self.opened(), PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name), &at)
-        checked(code, self.errors)
-        if at.state == 0:
-            return None
-        return (interned(at.server, self.known), interned(at.partition, self.known), STATES[at.state],
-                flags_of(at.flags), at.changed_at)
+    cdef int locate(self, const char *name, size_t size, cyx_location *at_r) except -1:
+        return checked(cyx_lookup(self.opened(), name, size, at_r), self.errors)
+
+    cdef int inspect(self, const char *name, size_t size, cyx_location *at_r) except -1:
+        return checked(cyx_inspect(self.opened(), name, size, at_r), self.errors)
+
+    cdef int locate_many(self, const cyx_name *names, size_t count, cyx_location *at_r) except -1:
+        return checked(cyx_lookup_many(self.opened(), names, count, at_r), self.errors)
+
+    @property
+    def hot_generation(self):
+        """Which hot table answers; 0 where it is the store."""
+        return cyx_reader_hot_generation(self.opened())
+
+    cdef str text_at(self, const char *text):
+        """The one str for a server or partition that the handle owns."""
+        return interned(text, self.known)
 
     def get(self, bytes name not None):
         """Return the MailboxRecord, a tombstone too, or None."""
@@ -281,6 +289,21 @@ cdef class Writer:
     @property
     def seq(self):
         return cyx_writer_seq(self.opened())
+
+    @property
+    def hot_wanted(self):
+        return bool(cyx_writer_hot_wanted(self.opened()))
+
+    def build_hot(self):
+        """Build the hot table anew; not to be closed meanwhile."""
+        cdef cyx_writer *handle = self.opened()
+        cdef int code
+        with nogil:
+            code = cyx_writer_build_hot(handle)
+        checked(code, self.errors)
+
+    def cancel_hot(self):
+        cyx_writer_cancel_hot(self.opened())
 
     def begin(self):
         cdef cyx_writer *handle = self.opened()

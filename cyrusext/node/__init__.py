@@ -30,6 +30,7 @@ from cyrusext.node.places import prepare_directories, settle_mode, state_lock
 from cyrusext.node.reload import Reload
 from cyrusext.node.settings import configured, metrics_addresses, open_logins, open_tls
 from cyrusext.replica.feed import ChangeFeed
+from cyrusext.replica.hot import HotTable
 from cyrusext.replica.upkeep import Upkeep
 from cyrusext.replica.writer import GroupCommit
 from cyrusext.runtime import lifecycle as life
@@ -130,7 +131,7 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
         log.info("node.ready", node=config.node.name, version=version(), listen=names, seq=store.seq)
 
     sockets = ControlServer(config.node.run_dir / "control", control.handle)
-    lifecycle = life.Lifecycle([writer, upkeep, sockets, server, places.kicks, door])
+    lifecycle = life.Lifecycle([writer, upkeep, HotTable(store), sockets, server, places.kicks, door])
     code = await lifecycle.run(ready, reload=reload.run)
     if writer.is_running:
         # It hangs in a commit: closing the store under it is not possible, and what it had acknowledged is durable.

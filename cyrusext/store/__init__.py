@@ -215,6 +215,22 @@ class Store:
         """Leave `names` and `no_max_age_s` in the store, for readers that open or refresh it from now on."""
         _describe(self._writer, names, no_max_age_s)
 
+    @property
+    def hot_wanted(self) -> bool:
+        """A hot table should be built: there is none, or it is crowded."""
+        return self._writer.hot_wanted
+
+    def build_hot(self) -> None:
+        """Build the hot table anew and put it in place; from one thread at a time, commits go on beside it.
+
+        Raises StoreError, StoreFull where run_dir has no room, or when it is given up (`cancel_hot`).
+        """
+        self._writer.build_hot()
+
+    def cancel_hot(self) -> None:
+        """Give up a hot table that is being built, and any to come: the store is about to be closed."""
+        self._writer.cancel_hot()
+
     def purge_tombstones(self, before_us: int, limit: int) -> int:
         """Forget at most `limit` deletions from before Unix time `before_us` (microseconds), oldest first."""
         with self.begin():

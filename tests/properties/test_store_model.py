@@ -1,7 +1,8 @@
-"""The store against a dict and a sort: put, get, walk, order, prefix, server, with odd bytes."""
+"""The store and its hot table against a dict and a sort: put, get, walk, order, prefix, server, with odd bytes."""
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -65,6 +66,58 @@ def test_against_a_dict(
             check_against(place, store, model, prefixes, limit)
         with Store.open(place / "state", run_dir=place / "run", map_size=64 << 20) as store:
             check_against(place, store, model, prefixes, limit)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["keep", "keep", "keep", "abort", "build", "restart"]), st.lists(RECORD, max_size=8)),
+        min_size=2,
+        max_size=10,
+    ),
+    strangers=st.lists(NAME, max_size=6),
+)
+def test_hot_table_against_a_dict(steps: list[tuple[str, list[MailboxRecord]]], strangers: list[bytes]) -> None:
+    """One reader all the time, whatever the node does: it answers as the committed records are."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, contextlib.ExitStack() as stack:
+        place = Path(directory)
+        model: dict[bytes, MailboxRecord] = {}
+        store = Store.open(place / "state", run_dir=place / "run", map_size=64 << 20)
+        stack.callback(lambda: store.close())
+        index = stack.enter_context(Index(place / "state"))
+        for step, records in steps:
+            if step == "build":
+                store.build_hot()
+                index.refresh()  # else it looks for a new table at its own pace
+                assert index.hot_generation
+            elif step == "restart":
+                store.close()
+                store = Store.open(place / "state", run_dir=place / "run", map_size=64 << 20)
+            with contextlib.suppress(_Undone), store.begin() as transaction:
+                for record in records:
+                    transaction.put(record)
+                if step == "abort":
+                    raise _Undone
+                model.update({record.name: record for record in records})
+            store.beat(fresh=True)
+            check_lookups(index, model, strangers)
+
+
+class _Undone(Exception):
+    """Ends a transaction that is to leave nothing."""
+
+
+def check_lookups(index: Index, model: dict[bytes, MailboxRecord], strangers: list[bytes]) -> None:
+    names = [*model, *strangers, *(name + b"x" for name in model)]
+    for name, found in zip(names, index.lookup_many(names), strict=True):
+        assert found == index.lookup(name)
+        record = model.get(name)
+        if record is None or record.state is State.DELETED:
+            assert found is None
+        else:
+            assert found is not None
+            assert (found.name, found.server, found.partition) == (name, record.server, record.partition)
+            assert (found.state, found.flags, found.acl) == (record.state, record.flags, record.acl)
 
 
 def check_against(

@@ -1,0 +1,275 @@
+/* hot_writer.c - the hot table as the node writes it: one generation, from its making to its end. */
+#define _GNU_SOURCE 1
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "hot.h"
+
+#define LOAD 67u           /* per cent, when it is built: room to grow before the next one */
+#define CROWDED 80u        /* per cent, when the next one should be built */
+#define LEAST 4096u        /* mailboxes for which there is room however few there are */
+#define LARGE_PAGE ((uint64_t)2 << 20)
+
+struct cyx_hot_writer {
+    cyx_hot_header *header; /* mapped */
+    cyx_hot_route *routes;
+    cyx_lines_writer lines;
+    uint32_t *by_route; /* hash of a route -> its number; 0 is free */
+    uint32_t route_slots;
+    char path[PATH_MAX], new_path[PATH_MAX];
+    bool published;
+};
+
+static void route_count(cyx_hot_writer *hot, uint64_t count)
+{
+    __atomic_store_n(&hot->header->route_count, count, __ATOMIC_RELEASE);
+}
+
+/* Blocks are given now: a hole filled later by a store to memory ends in a bus error when the file system is full. */
+static int map_new(cyx_hot_writer *hot, uint64_t size)
+{
+    (void)unlink(hot->new_path);
+    int fd = open(hot->new_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
+    if (fd < 0)
+        return cyx_fail_mdb(errno, hot->new_path);
+    (void)fchmod(fd, 0644);
+    int rc = posix_fallocate(fd, 0, (off_t)size);
+    void *map = rc ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (!rc && map == MAP_FAILED)
+        rc = errno;
+    (void)close(fd);
+    if (rc)
+        return cyx_fail_mdb(rc, hot->new_path);
+    hot->header = map;
+    return CYX_OK;
+}
+
+static int draw_secret(cyx_secret *secret)
+{
+    uint8_t *at = (uint8_t *)secret->words;
+    for (size_t left = sizeof secret->words; left;) {
+        ssize_t got = getrandom(at, left, 0);
+        if (got < 0 && errno != EINTR)
+            return cyx_fail_mdb(errno, "drawing a secret");
+        if (got > 0)
+            at += got, left -= (size_t)got;
+    }
+    return CYX_OK;
+}
+
+static uint64_t generation_of(const char *path)
+{
+    cyx_hot_header header;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    bool good = fd >= 0 && pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header &&
+                memcmp(header.magic, CYX_HOT_MAGIC, sizeof header.magic) == 0;
+    if (fd >= 0)
+        (void)close(fd);
+    return good ? header.generation : 0;
+}
+
+int cyx_hot_create(const char *run_dir, const cyx_env *env, uint64_t expected, uint64_t routes, cyx_hot_writer **hot_r)
+{
+    *hot_r = NULL;
+    cyx_hot_writer *hot = calloc(1, sizeof *hot);
+    if (!hot)
+        return cyx_fail(CYX_ENOMEM, "out of memory");
+    int rc = CYX_OK;
+    if (routes > CYX_ROUTE_MAX)
+        routes = CYX_ROUTE_MAX;
+    int n = snprintf(hot->new_path, sizeof hot->new_path, "%s/hot.new", run_dir);
+    if (n < 0 || (size_t)n >= sizeof hot->new_path)
+        rc = cyx_fail(CYX_EINVAL, "the path of the run directory is too long");
+    (void)snprintf(hot->path, sizeof hot->path, "%.*s/hot", (int)(sizeof hot->path - 5), run_dir);
+    uint64_t line_count = cyx_lines_for(expected > LEAST ? expected : LEAST, LOAD);
+    uint64_t lines_at = sizeof(cyx_hot_header) + routes * sizeof(cyx_hot_route);
+    if (line_count * CYX_LINE_BYTES >= LARGE_PAGE)
+        lines_at = (lines_at + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
+    uint64_t size = lines_at + line_count * CYX_LINE_BYTES;
+    hot->route_slots = (uint32_t)(2 * routes);
+    hot->by_route = rc ? NULL : calloc(hot->route_slots, sizeof *hot->by_route);
+    if (rc == CYX_OK && !hot->by_route)
+        rc = cyx_fail(CYX_ENOMEM, "out of memory");
+    if (rc == CYX_OK)
+        rc = map_new(hot, size);
+    if (rc == CYX_OK)
+        rc = draw_secret(&hot->header->secret);
+    if (rc) {
+        cyx_hot_free(&hot);
+        return rc;
+    }
+    cyx_hot_header *header = hot->header;
+    memcpy(header->magic, CYX_HOT_MAGIC, sizeof header->magic);
+    header->version = CYX_HOT_VERSION;
+    cyx_boot_id(header->boot_id);
+    header->dev = (uint64_t)env->dev;
+    header->ino = (uint64_t)env->ino;
+    header->generation = generation_of(hot->path) + 1;
+    header->size = size;
+    header->routes_at = sizeof *header;
+    header->route_capacity = routes;
+    header->lines_at = lines_at;
+    header->line_count = line_count;
+    header->checksum = cyx_hot_header_checksum(header);
+    hot->routes = (cyx_hot_route *)((uint8_t *)header + header->routes_at);
+    hot->lines.lines = (cyx_lines){(cyx_line *)((uint8_t *)header + lines_at), line_count};
+    route_count(hot, 1); /* number 0 means none */
+    *hot_r = hot;
+    return CYX_OK;
+}
+
+static bool same_route(const cyx_hot_route *a, const cyx_hot_route *b)
+{
+    return memcmp(a, b, offsetof(cyx_hot_route, checksum)) == 0;
+}
+
+/* The number of a route, given anew where it has none; CYX_ROUTE_NONE when there is no room for another. */
+static uint32_t number_of(cyx_hot_writer *hot, const cyx_hot_route *route)
+{
+    uint32_t at = cyx_crc32c(0, route, offsetof(cyx_hot_route, checksum)) % hot->route_slots;
+    for (; hot->by_route[at]; at = (at + 1) % hot->route_slots)
+        if (same_route(&hot->routes[hot->by_route[at]], route))
+            return hot->by_route[at];
+    uint64_t id = hot->header->route_count;
+    if (id >= hot->header->route_capacity)
+        return CYX_ROUTE_NONE;
+    hot->routes[id] = *route;
+    hot->routes[id].checksum = cyx_hot_route_checksum((uint32_t)id, route);
+    route_count(hot, id + 1);
+    hot->by_route[at] = (uint32_t)id;
+    return (uint32_t)id;
+}
+
+bool cyx_hot_apply(cyx_hot_writer *hot, const uint8_t *name, size_t len, bool was_there, bool is_there,
+                   const cyx_hot_route *route)
+{
+    if (!was_there && !is_there)
+        return true;
+    uint64_t hash = cyx_name_hash(&hot->header->secret, name, len);
+    if (!is_there) {
+        cyx_lines_delete(&hot->lines, hash);
+        return true;
+    }
+    uint32_t id = number_of(hot, route);
+    if (id == CYX_ROUTE_NONE)
+        return false;
+    if (was_there) {
+        cyx_lines_update(&hot->lines, hash, id);
+        return true;
+    }
+    return cyx_lines_insert(&hot->lines, hash, id);
+}
+
+void cyx_hot_applied(cyx_hot_writer *hot, uint64_t seq)
+{
+    __atomic_store_n(&hot->header->applied_seq, seq, __ATOMIC_RELEASE);
+}
+
+int cyx_hot_publish(cyx_hot_writer *hot)
+{
+    __atomic_store_n(&hot->header->state, CYX_HOT_SERVING, __ATOMIC_RELEASE);
+    if (rename(hot->new_path, hot->path) < 0)
+        return cyx_fail_mdb(errno, hot->path);
+    hot->published = true;
+    return CYX_OK;
+}
+
+void cyx_hot_supersede(cyx_hot_writer *hot)
+{
+    __atomic_store_n(&hot->header->state, CYX_HOT_SUPERSEDED, __ATOMIC_RELEASE);
+}
+
+int cyx_hot_retire(const char *run_dir)
+{
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof path, "%s/hot", run_dir);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return cyx_fail(CYX_EINVAL, "the path of the run directory is too long");
+    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return errno == ENOENT ? CYX_OK : cyx_fail_mdb(errno, path);
+    struct stat st;
+    uint64_t state = CYX_HOT_SUPERSEDED;
+    bool whole = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size >= (off_t)sizeof(cyx_hot_header);
+    if (whole && pwrite(fd, &state, sizeof state, offsetof(cyx_hot_header, state)) != (ssize_t)sizeof state)
+        whole = false;
+    (void)close(fd);
+    /* what is no table is in the way of the next one */
+    return whole || unlink(path) == 0 ? CYX_OK : cyx_fail_mdb(errno, path);
+}
+
+bool cyx_hot_crowded(const cyx_hot_writer *hot)
+{
+    uint64_t slots = hot->lines.lines.count * CYX_LINE_SLOTS;
+    return hot->lines.placed > slots / 100 * CROWDED || hot->lines.homeless_count > CYX_HOMELESS_MAX / 2 ||
+           hot->lines.alike > CYX_HOMELESS_MAX ||
+           hot->header->route_count > hot->header->route_capacity / 8 * 7;
+}
+
+void cyx_hot_free(cyx_hot_writer **hot_ref)
+{
+    cyx_hot_writer *hot = *hot_ref;
+    if (!hot)
+        return;
+    if (hot->header) {
+        if (!hot->published)
+            (void)unlink(hot->new_path);
+        (void)munmap(hot->header, hot->header->size ? hot->header->size : sizeof *hot->header);
+    }
+    free(hot->by_route);
+    free(hot);
+    *hot_ref = NULL;
+}
+
+int cyx_hot_note(cyx_hot_changes *changes, const MDB_val *key, bool was_there, const cyx_packed *record)
+{
+    bool is_there = record->state != CYX_DELETED;
+    if (!was_there && !is_there)
+        return CYX_OK;
+    if (changes->count == changes->capacity) {
+        size_t capacity = changes->capacity ? 2 * changes->capacity : 64;
+        cyx_hot_change *items = realloc(changes->items, capacity * sizeof *items);
+        if (!items)
+            return cyx_fail(CYX_ENOMEM, "out of memory");
+        changes->items = items;
+        changes->capacity = capacity;
+    }
+    if (changes->size - changes->used < CYX_MAX_NAME) {
+        size_t size = 2 * changes->size + 8192;
+        uint8_t *names = realloc(changes->names, size);
+        if (!names)
+            return cyx_fail(CYX_ENOMEM, "out of memory");
+        changes->names = names;
+        changes->size = size;
+    }
+    size_t len;
+    int rc = cyx_name_from_key(key->mv_data, key->mv_size, changes->names + changes->used, &len);
+    if (rc)
+        return rc;
+    changes->items[changes->count++] = (cyx_hot_change){
+        .name_at = changes->used,
+        .name_len = (uint16_t)len,
+        .was_there = was_there,
+        .is_there = is_there,
+        .route = {.server = record->server,
+                  .partition = record->partition,
+                  .state = (uint16_t)record->state,
+                  .flags = (uint16_t)record->flags},
+    };
+    changes->used += len;
+    return CYX_OK;
+}
+
+void cyx_hot_changes_free(cyx_hot_changes *changes)
+{
+    free(changes->items);
+    free(changes->names);
+    memset(changes, 0, sizeof *changes);
+}

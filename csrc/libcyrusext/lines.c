@@ -1,0 +1,250 @@
+/* lines.c - look-up, insertion, change and removal in the lines of a hot table. */
+#include "lines.h"
+
+#define FINGERPRINT_MASK (~(uint64_t)CYX_ROUTE_ASK)
+#define STUCK 255u /* a count that was once so high is not known any more */
+#define PROBES 8u /* the home and seven others */
+
+/* Where the others are, from the home on: the next one is often in the same fetch, the rest spreads. */
+static const uint8_t offsets[PROBES] = {0, 1, 3, 6, 10, 15, 21, 28};
+
+typedef struct place {
+    cyx_line *page;       /* of the home line */
+    uint32_t home;        /* in the page */
+    uint64_t fingerprint; /* in the upper 40 bits, never 0: that is a free slot */
+} place;
+
+static inline uint64_t load_word(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+static inline void store_word(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+
+static inline uint64_t home_line(const cyx_lines *lines, uint64_t hash)
+{
+    return (uint64_t)((unsigned __int128)hash * lines->count >> 64);
+}
+
+static inline place place_of(const cyx_lines *lines, uint64_t hash)
+{
+    uint64_t line = home_line(lines, hash);
+    uint64_t fingerprint = hash << CYX_ROUTE_BITS;
+    return (place){
+        .page = lines->at + (line & ~(uint64_t)(CYX_PAGE_LINES - 1)),
+        .home = (uint32_t)line & (CYX_PAGE_LINES - 1),
+        .fingerprint = fingerprint ? fingerprint : (uint64_t)1 << CYX_ROUTE_BITS,
+    };
+}
+
+static inline cyx_line *line_at(const place *p, unsigned i)
+{
+    return p->page + ((p->home + offsets[i]) & (CYX_PAGE_LINES - 1));
+}
+
+static inline unsigned head_count(uint64_t head, unsigned i) { return (unsigned)(head >> (8 * i)) & 255u; }
+
+/* All seven are looked at without a branch: a wrong guess would keep the look-ups behind it from fetching ahead.  Two
+ * can match only while a key goes and comes back; either is then right. */
+static inline uint32_t match_route(const cyx_line *line, uint64_t fingerprint)
+{
+    uint32_t route = CYX_ROUTE_NONE;
+    for (unsigned i = 0; i < CYX_LINE_SLOTS; i++) {
+        uint64_t difference = load_word(&line->slots[i]) ^ fingerprint;
+        route = difference >> CYX_ROUTE_BITS ? route : (uint32_t)difference;
+    }
+    return route;
+}
+
+uint64_t cyx_lines_for(uint64_t keys, unsigned load)
+{
+    uint64_t per_page = CYX_PAGE_LINES * CYX_LINE_SLOTS * (uint64_t)load / 100;
+    return (keys / per_page + 1) * CYX_PAGE_LINES;
+}
+
+void cyx_lines_prefetch(const cyx_lines *lines, uint64_t hash)
+{
+    __builtin_prefetch(lines->at + home_line(lines, hash));
+}
+
+uint32_t cyx_lines_find(const cyx_lines *lines, uint64_t hash)
+{
+    place p = place_of(lines, hash);
+    uint32_t route = match_route(line_at(&p, 0), p.fingerprint);
+    if (route)
+        return route;
+    uint64_t head = load_word(&line_at(&p, 0)->head);
+    if (!head)
+        return CYX_ROUTE_NONE;
+    for (unsigned i = 1; i < PROBES; i++)
+        if (head_count(head, i) && (route = match_route(line_at(&p, i), p.fingerprint)) != CYX_ROUTE_NONE)
+            return route;
+    return head_count(head, 0) ? CYX_ROUTE_ASK : CYX_ROUTE_NONE;
+}
+
+/* The writer. */
+
+static uint64_t *match(cyx_line *line, uint64_t fingerprint)
+{
+    for (unsigned i = 0; i < CYX_LINE_SLOTS; i++)
+        if (((line->slots[i] ^ fingerprint) & FINGERPRINT_MASK) == 0)
+            return &line->slots[i];
+    return NULL;
+}
+
+static uint64_t *free_slot(cyx_line *line)
+{
+    for (unsigned i = 0; i < CYX_LINE_SLOTS; i++)
+        if (!line->slots[i])
+            return &line->slots[i];
+    return NULL;
+}
+
+/* The slot that a look-up of this place meets, and in which of its lines. */
+static uint64_t *search(const place *p, unsigned *probe_r)
+{
+    uint64_t head = line_at(p, 0)->head;
+    for (unsigned i = 0; i < PROBES; i++) {
+        uint64_t *slot = i == 0 || head_count(head, i) ? match(line_at(p, i), p->fingerprint) : NULL;
+        if (slot) {
+            *probe_r = i;
+            return slot;
+        }
+    }
+    return NULL;
+}
+
+/* Does a key of this place's home with its fingerprint live behind its line `from`? */
+static bool lives_behind(const place *p, unsigned from)
+{
+    uint64_t head = line_at(p, 0)->head;
+    for (unsigned i = from + 1; i < PROBES; i++)
+        if (head_count(head, i) && match(line_at(p, i), p->fingerprint))
+            return true;
+    return false;
+}
+
+/* Would a slot with this place's fingerprint in its line `probe` stand before a live key of any home that looks there? */
+static bool stands_before_another(const place *p, unsigned probe)
+{
+    place other = *p;
+    for (unsigned i = 0; i < PROBES; i++) {
+        other.home = (p->home + offsets[probe] - offsets[i]) & (CYX_PAGE_LINES - 1);
+        if ((i == 0 || head_count(line_at(&other, 0)->head, i)) && lives_behind(&other, i))
+            return true;
+    }
+    return false;
+}
+
+static void ask(cyx_lines_writer *writer, uint64_t *slot)
+{
+    if ((*slot & CYX_ROUTE_ASK) == CYX_ROUTE_ASK)
+        return;
+    store_word(slot, *slot | CYX_ROUTE_ASK);
+    writer->alike++;
+}
+
+/* From now on the keys of this home look into its line `probe` before those behind it. */
+static void announce(cyx_lines_writer *writer, const place *p, unsigned probe)
+{
+    cyx_line *home = line_at(p, 0), *line = line_at(p, probe);
+    if (!head_count(home->head, probe)) {
+        for (unsigned i = 0; i < CYX_LINE_SLOTS; i++) {
+            place resident = *p;
+            resident.fingerprint = line->slots[i] & FINGERPRINT_MASK;
+            if (resident.fingerprint && lives_behind(&resident, probe))
+                ask(writer, &line->slots[i]);
+        }
+    }
+    if (head_count(home->head, probe) < STUCK)
+        store_word(&home->head, home->head + ((uint64_t)1 << (8 * probe)));
+}
+
+static void unannounce(const place *p, unsigned probe)
+{
+    cyx_line *home = line_at(p, 0);
+    if (probe && head_count(home->head, probe) < STUCK)
+        store_word(&home->head, home->head - ((uint64_t)1 << (8 * probe)));
+}
+
+static void set_homeless(cyx_lines_writer *writer, const place *p)
+{
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < writer->homeless_count; i++) {
+        place other = place_of(&writer->lines, writer->homeless[i]);
+        count += other.page == p->page && other.home == p->home;
+    }
+    cyx_line *home = line_at(p, 0);
+    store_word(&home->head, (home->head & ~(uint64_t)255) | (count != 0));
+}
+
+static bool is_homeless_alike(const cyx_lines_writer *writer, const place *p)
+{
+    for (uint32_t i = 0; i < writer->homeless_count; i++)
+        if (place_of(&writer->lines, writer->homeless[i]).fingerprint == p->fingerprint)
+            return true;
+    return false;
+}
+
+bool cyx_lines_insert(cyx_lines_writer *writer, uint64_t hash, uint32_t route)
+{
+    place p = place_of(&writer->lines, hash);
+    unsigned probe;
+    uint64_t *slot = search(&p, &probe);
+    if (slot) {
+        /* the name stands behind this slot, which stays; so it must go on being looked for there */
+        ask(writer, slot);
+        if (probe)
+            announce(writer, &p, probe);
+        return true;
+    }
+    for (probe = 0; probe < PROBES && !(slot = free_slot(line_at(&p, probe)));)
+        probe++;
+    if (!slot) {
+        if (writer->homeless_count == CYX_HOMELESS_MAX)
+            return false;
+        writer->homeless[writer->homeless_count++] = hash;
+        set_homeless(writer, &p);
+        return true;
+    }
+    /* a line that was not looked into yet may hold the same fingerprint of another home */
+    uint64_t *other = match(line_at(&p, probe), p.fingerprint);
+    bool alike = other || stands_before_another(&p, probe) || is_homeless_alike(writer, &p);
+    if (probe)
+        announce(writer, &p, probe);
+    if (other) {
+        ask(writer, other);
+        return true;
+    }
+    writer->alike += alike;
+    writer->placed++;
+    store_word(slot, p.fingerprint | (alike ? CYX_ROUTE_ASK : route));
+    return true;
+}
+
+void cyx_lines_update(cyx_lines_writer *writer, uint64_t hash, uint32_t route)
+{
+    place p = place_of(&writer->lines, hash);
+    unsigned probe;
+    uint64_t *slot = search(&p, &probe);
+    if (slot && (*slot & CYX_ROUTE_ASK) != CYX_ROUTE_ASK)
+        store_word(slot, p.fingerprint | route);
+}
+
+void cyx_lines_delete(cyx_lines_writer *writer, uint64_t hash)
+{
+    place p = place_of(&writer->lines, hash);
+    unsigned probe;
+    uint64_t *slot = search(&p, &probe);
+    if (slot && (*slot & CYX_ROUTE_ASK) == CYX_ROUTE_ASK)
+        return; /* others may stand behind it */
+    if (slot) {
+        store_word(slot, 0);
+        writer->placed--;
+        unannounce(&p, probe);
+        return;
+    }
+    for (uint32_t i = 0; i < writer->homeless_count; i++) {
+        if (writer->homeless[i] == hash) {
+            writer->homeless[i] = writer->homeless[--writer->homeless_count];
+            set_homeless(writer, &p);
+            return;
+        }
+    }
+}

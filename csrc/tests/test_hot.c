@@ -1,0 +1,376 @@
+/* test_hot - the hot table of a real store: it answers as the store does, through changes, rebuilds and damage. */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "hot.h"
+#include "writer_state.h"
+
+static unsigned long checks;
+
+#define CHECK(condition)                                                                   \
+    do {                                                                                   \
+        (void)__atomic_add_fetch(&checks, 1, __ATOMIC_RELAXED);                            \
+        if (!(condition)) {                                                                \
+            (void)fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__, #condition, cyx_detail()); \
+            exit(1);                                                                       \
+        }                                                                                  \
+    } while (0)
+
+#define NAMES 3000u
+static char root[] = "/tmp/cyx-hot-XXXXXX";
+static char state[64], run[64], file[80];
+static char names[NAMES][48];
+static const char *const servers[] = {"be1", "be2", "be3.example.org", "be4:1143"};
+static struct {
+    uint32_t state, flags, server;
+} model[NAMES];
+
+static uint64_t seed = 88172645463325252u;
+static uint32_t draw(uint32_t below)
+{
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return (uint32_t)((seed * 2685821657736338717u) >> 40) % below;
+}
+
+static void put(cyx_writer *writer, uint32_t i, uint32_t what, uint32_t flags, uint32_t server)
+{
+    uint64_t seq;
+    int64_t at;
+    const cyx_put_record record = {.name = names[i], .name_len = strlen(names[i]), .server = servers[server],
+                                   .server_len = strlen(servers[server]), .partition = "default", .partition_len = 7,
+                                   .by = "test", .by_len = 4, .state = what, .flags = flags};
+    CHECK(cyx_writer_put(writer, &record, &seq, &at) == CYX_OK);
+    model[i].state = what;
+    model[i].flags = flags;
+    model[i].server = server;
+}
+
+static void change_some(cyx_writer *writer, uint32_t count)
+{
+    CHECK(cyx_writer_begin(writer) == CYX_OK);
+    for (uint32_t n = 0; n < count; n++) {
+        uint32_t i = draw(NAMES);
+        if (model[i].state == CYX_ACTIVE && draw(3) == 0)
+            put(writer, i, CYX_DELETED, 0, model[i].server);
+        else
+            put(writer, i, 1 + draw(2), draw(8), draw(4));
+    }
+    CHECK(cyx_writer_commit(writer) == CYX_OK);
+    cyx_writer_beat(writer, true);
+}
+
+static void check_answer(uint32_t i, int rc, const cyx_location *at)
+{
+    bool there = model[i].state == CYX_RESERVED || model[i].state == CYX_ACTIVE;
+    CHECK(rc == (there ? CYX_OK : CYX_ABSENT));
+    CHECK(at->state == (there ? model[i].state : 0) && at->seq == 0 && at->changed_at == 0);
+    if (there)
+        CHECK(at->flags == model[i].flags && strcmp(at->server, servers[model[i].server]) == 0 &&
+              strcmp(at->partition, "default") == 0);
+}
+
+static void check_all(cyx_reader *reader)
+{
+    static cyx_name wanted[NAMES];
+    static cyx_location found[NAMES];
+    for (uint32_t i = 0; i < NAMES; i++) {
+        cyx_location at;
+        wanted[i] = (cyx_name){names[i], strlen(names[i])};
+        int rc = cyx_lookup(reader, names[i], strlen(names[i]), &at);
+        check_answer(i, rc, &at);
+    }
+    CHECK(cyx_lookup_many(reader, wanted, NAMES, found) == CYX_OK);
+    for (uint32_t i = 0; i < NAMES; i++)
+        check_answer(i, found[i].state ? CYX_OK : CYX_ABSENT, &found[i]);
+}
+
+static uint64_t generation(cyx_reader *reader)
+{
+    cyx_location at;
+    int rc = cyx_lookup(reader, "user.nobody", 11, &at);
+    CHECK(rc == CYX_ABSENT);
+    return reader->hot.header ? reader->hot.header->generation : 0;
+}
+
+static void wait_for_table(cyx_reader *reader, uint64_t at_least)
+{
+    for (unsigned n = 0; n < 5000 && generation(reader) < at_least; n++)
+        (void)usleep(1000);
+    CHECK(generation(reader) >= at_least);
+}
+
+static void test_life(cyx_writer *writer, cyx_reader *reader)
+{
+    check_all(reader);
+    CHECK(generation(reader) == 0 && cyx_writer_hot_wanted(writer));
+    change_some(writer, 2000);
+    CHECK(cyx_writer_build_hot(writer) == CYX_OK && !cyx_writer_hot_wanted(writer));
+    wait_for_table(reader, 1);
+    check_all(reader);
+    for (unsigned n = 0; n < 200; n++) {
+        change_some(writer, 1 + draw(40));
+        if (n % 20 == 0)
+            check_all(reader);
+    }
+    /* a transaction that came to nothing leaves nothing in the table */
+    CHECK(cyx_writer_begin(writer) == CYX_OK);
+    uint64_t seq;
+    int64_t at;
+    const cyx_put_record record = {.name = "user.undone", .name_len = 11, .server = "be1", .server_len = 3,
+                                   .partition = "", .by = "", .acl = "", .state = CYX_ACTIVE};
+    CHECK(cyx_writer_put(writer, &record, &seq, &at) == CYX_OK);
+    cyx_writer_abort(writer);
+    change_some(writer, 1);
+    cyx_location undone;
+    CHECK(cyx_lookup(reader, "user.undone", 11, &undone) == CYX_ABSENT);
+    CHECK(cyx_writer_build_hot(writer) == CYX_OK);
+    wait_for_table(reader, 2);
+    check_all(reader);
+}
+
+/* More mailboxes than the table was built for: it says so, and the next one has room. */
+static void test_growth(cyx_writer *writer, cyx_reader *reader)
+{
+    char name[32];
+    for (unsigned i = 0; !cyx_writer_hot_wanted(writer) && i < 100000; i += 500) {
+        CHECK(cyx_writer_begin(writer) == CYX_OK);
+        for (unsigned j = i; j < i + 500; j++) {
+            uint64_t seq;
+            int64_t at;
+            (void)snprintf(name, sizeof name, "user.more%u", j);
+            const cyx_put_record record = {.name = name, .name_len = strlen(name), .server = "be1", .server_len = 3,
+                                           .partition = "", .by = "", .acl = "", .state = CYX_ACTIVE};
+            CHECK(cyx_writer_put(writer, &record, &seq, &at) == CYX_OK);
+        }
+        CHECK(cyx_writer_commit(writer) == CYX_OK);
+    }
+    CHECK(cyx_writer_hot_wanted(writer));
+    uint64_t before = generation(reader);
+    CHECK(cyx_writer_build_hot(writer) == CYX_OK && !cyx_writer_hot_wanted(writer));
+    wait_for_table(reader, before + 1);
+    check_all(reader);
+}
+
+typedef struct rebuilding {
+    cyx_writer *writer;
+    unsigned count;
+    bool over;
+} rebuilding;
+
+static void *rebuild(void *context)
+{
+    rebuilding *r = context;
+    while (!__atomic_load_n(&r->over, __ATOMIC_ACQUIRE)) {
+        CHECK(cyx_writer_build_hot(r->writer) == CYX_OK);
+        (void)__atomic_add_fetch(&r->count, 1, __ATOMIC_RELAXED);
+    }
+    return NULL;
+}
+
+/* One thread builds table after table while this one changes the store and looks. */
+static void test_rebuilds(cyx_writer *writer, cyx_reader *reader)
+{
+    rebuilding context = {.writer = writer};
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, rebuild, &context) == 0);
+    for (unsigned n = 0; n < 300 || __atomic_load_n(&context.count, __ATOMIC_RELAXED) < 20; n++) {
+        change_some(writer, 1 + draw(30));
+        if (n % 30 == 0)
+            check_all(reader);
+    }
+    __atomic_store_n(&context.over, true, __ATOMIC_RELEASE);
+    CHECK(pthread_join(thread, NULL) == 0);
+    check_all(reader);
+}
+
+/* A table whose writer died may lack the last commit: a miss is the store's to tell, a hit need not be. */
+static void ignore(void *context, const char *text)
+{
+    (void)context;
+    CHECK(*text);
+}
+
+static void test_dead_writer(cyx_reader *reader, cyx_writer *writer)
+{
+    pid_t child = fork();
+    if (child == 0)
+        _exit(cyx_writer_begin(writer) == CYX_EMISUSE ? 0 : 1);
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    child = fork();
+    if (child == 0) { /* the handle of a forked process goes on by itself */
+        check_all(reader);
+        _exit(0);
+    }
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
+static uint64_t findings_of(cyx_reader *reader)
+{
+    uint64_t findings = 0;
+    CHECK(cyx_hot_verify(reader, ignore, NULL, &findings) == CYX_OK);
+    return findings;
+}
+
+/* A slot is under no checksum; comparing the table with the store shows what became of it. */
+static void test_slots(cyx_writer *writer, cyx_reader *reader)
+{
+    cyx_hot hot;
+    unsigned tried = 0;
+    CHECK(findings_of(reader) == 0);
+    CHECK(cyx_hot_open(&hot, run, writer->env) == CYX_OK);
+    int fd = open(file, O_RDWR | O_CLOEXEC);
+    CHECK(fd >= 0);
+    for (uint64_t i = 0; i < hot.lines.count && tried < 200; i += 7) {
+        off_t at = (off_t)(hot.header->lines_at + i * CYX_LINE_BYTES + 8 * (1 + draw(CYX_LINE_SLOTS)));
+        uint64_t word, wrong;
+        CHECK(pread(fd, &word, sizeof word, at) == sizeof word);
+        wrong = word ^ (uint64_t)1 << draw(64);
+        CHECK(pwrite(fd, &wrong, sizeof wrong, at) == sizeof wrong);
+        /* a fingerprint without a route is a free slot that can not be used: harmless */
+        if ((word | wrong) & CYX_ROUTE_ASK)
+            CHECK(findings_of(reader) > 0);
+        CHECK(pwrite(fd, &word, sizeof word, at) == sizeof word);
+        tried++;
+    }
+    CHECK(tried > 50 && findings_of(reader) == 0);
+    (void)close(fd);
+    cyx_hot_close(&hot);
+}
+
+static int open_table(cyx_hot *hot, const cyx_env *env)
+{
+    int rc = cyx_hot_open(hot, run, env);
+    if (rc == CYX_OK)
+        cyx_hot_close(hot);
+    return rc;
+}
+
+/* Each byte of what is under a checksum, changed in turn: refused, or a route that is refused. */
+static void test_damage(cyx_writer *writer)
+{
+    cyx_hot hot;
+    uint8_t byte;
+    CHECK(cyx_hot_open(&hot, run, writer->env) == CYX_OK);
+    uint64_t routes = hot.header->route_count;
+    CHECK(routes > 1);
+    int fd = open(file, O_RDWR | O_CLOEXEC);
+    CHECK(fd >= 0);
+    off_t end = (off_t)(sizeof(cyx_hot_header) + routes * sizeof(cyx_hot_route));
+    for (off_t at = 0; at < end; at++) {
+        bool route = at >= (off_t)(sizeof(cyx_hot_header) + sizeof(cyx_hot_route));
+        if (at >= (off_t)offsetof(cyx_hot_header, state) && !route)
+            continue;
+        CHECK(pread(fd, &byte, 1, at) == 1);
+        byte ^= 0x10;
+        CHECK(pwrite(fd, &byte, 1, at) == 1);
+        if (route) {
+            cyx_hot_route copy;
+            uint32_t id = (uint32_t)((at - (off_t)sizeof(cyx_hot_header)) / (off_t)sizeof copy);
+            CHECK(cyx_hot_route_at(&hot, id, &copy) == CYX_ECORRUPT);
+        } else {
+            cyx_hot other;
+            int rc = open_table(&other, writer->env);
+            CHECK(rc == CYX_ECORRUPT || rc == CYX_EVERSION);
+        }
+        byte ^= 0x10;
+        CHECK(pwrite(fd, &byte, 1, at) == 1);
+    }
+    cyx_hot_route route;
+    CHECK(cyx_hot_route_at(&hot, 0, &route) == CYX_ECORRUPT);
+    CHECK(cyx_hot_route_at(&hot, CYX_ROUTE_ASK, &route) == CYX_ECORRUPT);
+    cyx_hot_close(&hot);
+    (void)close(fd);
+}
+
+static void copy_table(const char *to, off_t size)
+{
+    uint8_t buffer[65536];
+    int in = open(file, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    CHECK(in >= 0 && out >= 0);
+    while (size > 0) {
+        ssize_t got = read(in, buffer, size < (off_t)sizeof buffer ? (size_t)size : sizeof buffer);
+        CHECK(got > 0 && write(out, buffer, (size_t)got) == got);
+        size -= got;
+    }
+    (void)close(in);
+    (void)close(out);
+}
+
+/* Something else in its place: the store answers, and the next table takes the place. */
+static void test_strangers(cyx_writer *writer, cyx_reader *reader)
+{
+    char aside[96];
+    struct stat st;
+    cyx_hot hot;
+    (void)snprintf(aside, sizeof aside, "%s.aside", file);
+    CHECK(stat(file, &st) == 0 && rename(file, aside) == 0);
+    CHECK(open_table(&hot, writer->env) == CYX_ABSENT);
+    CHECK(mkdir(file, 0755) == 0 && open_table(&hot, writer->env) < 0 && rmdir(file) == 0);
+    CHECK(mkfifo(file, 0644) == 0 && open_table(&hot, writer->env) == CYX_ECORRUPT && unlink(file) == 0);
+    CHECK(symlink(aside, file) == 0 && open_table(&hot, writer->env) < 0 && unlink(file) == 0);
+    CHECK(rename(aside, file) == 0);
+    const off_t sizes[] = {0, 1, 4095, 4096, 5000, st.st_size - 4096, st.st_size - 1};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        copy_table(aside, sizes[i]);
+        char kept[112];
+        (void)snprintf(kept, sizeof kept, "%s.kept", file);
+        CHECK(rename(file, kept) == 0 && rename(aside, file) == 0);
+        CHECK(open_table(&hot, writer->env) == CYX_ECORRUPT);
+        CHECK(rename(kept, file) == 0);
+    }
+    if (geteuid() == 0) {
+        CHECK(chown(file, 12345, 12345) == 0);
+        CHECK(open_table(&hot, writer->env) == CYX_ECORRUPT);
+        CHECK(chown(file, 0, 0) == 0);
+    }
+    CHECK(open_table(&hot, writer->env) == CYX_OK);
+    check_all(reader);
+}
+
+int main(void)
+{
+    cyx_writer *writer;
+    cyx_reader *reader;
+    CHECK(mkdtemp(root));
+    (void)snprintf(state, sizeof state, "%s/state", root);
+    (void)snprintf(run, sizeof run, "%s/run", root);
+    (void)snprintf(file, sizeof file, "%s/hot", run);
+    for (uint32_t i = 0; i < NAMES; i++)
+        (void)snprintf(names[i], sizeof names[i], i % 3 ? "user.u%u" : "example.org!user.u%u.Sent.%u", i, i);
+    CHECK(cyx_writer_open(state, run, "", (size_t)1 << 30, &writer) == CYX_OK);
+    CHECK(cyx_open(state, &reader) == CYX_OK);
+    cyx_writer_beat(writer, true);
+    test_life(writer, reader);
+    test_growth(writer, reader);
+    test_rebuilds(writer, reader);
+    test_dead_writer(reader, writer);
+    test_slots(writer, reader);
+    test_damage(writer);
+    test_strangers(writer, reader);
+    cyx_writer_close(&writer);
+    check_all(reader);
+    /* the next writer does not trust what it finds */
+    CHECK(cyx_writer_open(state, run, "", (size_t)1 << 30, &writer) == CYX_OK);
+    cyx_writer_beat(writer, true);
+    CHECK(!cyx_hot_serves(&reader->hot));
+    check_all(reader);
+    CHECK(cyx_writer_build_hot(writer) == CYX_OK);
+    wait_for_table(reader, 1);
+    check_all(reader);
+    cyx_writer_close(&writer);
+    cyx_close(&reader);
+    char command[64];
+    (void)snprintf(command, sizeof command, "rm -r %s", root);
+    CHECK(system(command) == 0);
+    (void)printf("%lu checks\n", checks);
+    return 0;
+}
