@@ -161,6 +161,19 @@ class Rig(Murder):
         assert known == there, f"the node knows {known}, the backends have {there}"
         wait_until(lambda: self.at_frontend(user) == there, f"the frontend knows {there}", timeout_s, 0.2)
 
+    def fe_is_in_step(self) -> None:
+        """Wait until the frontend's whole list is the node's."""
+
+        def same() -> bool:
+            with self.mupdate() as client:
+                entries = {entry.name.decode(): (entry.server, entry.acl is not None) for entry in client.list()}
+            known = self.fe.mailboxes()
+            return entries.keys() == known.keys() and all(
+                known[name].location.partition("!")[0] == server for name, (server, _) in entries.items()
+            )
+
+        wait_until(same, "the frontend's list is the node's", MARGIN_S, 0.2)
+
     def at_frontend(self, user: str) -> dict[str, Place]:
         """Return what the frontend's own list says of a user."""
         return {
