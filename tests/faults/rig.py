@@ -18,7 +18,7 @@ from tests.harness import failpoints, imap
 from tests.harness.cyrus import LOSES_MASTER, REFUSED_CREATE, CyrusBackend
 from tests.harness.failpoints import FailingNode
 from tests.harness.lmtp import Lmtp
-from tests.harness.ours import ROUTER_PORT, Router
+from tests.harness.ours import ROUTER_PORT, Config, Router
 from tests.harness.roots import Root
 from tests.harness.supervisor import Supervisor
 from tests.harness.topology import ROUTER_HOST, Murder
@@ -63,12 +63,13 @@ class Rig(Murder):
     node: FailingNode
     wire: WireFault
 
-    def __init__(self, root: Root, state: Path) -> None:
+    def __init__(self, root: Root, state: Path, config: Config | None = None) -> None:
         failpoints.build()
         super().__init__(
             root,
             state,
             "ours",
+            config=config,
             extra={"client_timeout": str(CLIENT_TIMEOUT_S)},
             wire=True,
             node_type=FailingNode,

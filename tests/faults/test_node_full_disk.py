@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from cyrusext.manage.control import ControlClient
+from tests.faults.full_disk import ACL, WRITE_WAIT_S, SmallNode, fill_up
 from tests.harness import imap
 from tests.harness.lmtp import message
 from tests.harness.mupdate import Mupdate, UpdateStream, literal
 from tests.harness.network import Network
-from tests.harness.ours import Config, Node
+from tests.harness.ours import Config
 from tests.harness.roots import Root
 from tests.harness.topology import Murder
 from tests.harness.waiting import NeverHappened, wait_until
@@ -23,34 +24,6 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted, which needs root"),
 ]
-
-
-WRITE_WAIT_S = 4.0
-ACL = b"x\tl\t" * 500
-
-
-class SmallNode(Node):
-    """A node whose state_dir is a tmpfs of 8 MiB that only it sees."""
-
-    def command(self) -> list[str | Path]:
-        mount = 'mount -t tmpfs -o size=8m,mode=755 tmpfs "$1" && shift && exec "$@"'
-        return ["sh", "-c", mount, "sh", self.config["node"]["state_dir"], *super().command()]
-
-    @property
-    def seen_state(self) -> Path:
-        """Its state_dir as it sees it."""
-        return Path(f"/proc/{self.pid}/root{self.config['node']['state_dir']}")
-
-    def fill(self) -> Path:
-        """Leave no block free; return the file that took them."""
-        filler = self.seen_state / "filler"
-        with filler.open("wb", buffering=0) as file:
-            try:
-                while file.write(bytes(4096)):
-                    pass
-            except OSError:
-                return filler
-        raise AssertionError("it can not be filled")
 
 
 @pytest.fixture
@@ -67,20 +40,6 @@ def node(new_state: Callable[[], Path]) -> Iterator[SmallNode]:
     finally:
         node.kill()
         network.close()
-
-
-def fill_up(node: SmallNode, client: Mupdate) -> tuple[Path, set[bytes]]:
-    """Fill the disk until a change is refused; return the file to remove, and the names that were granted."""
-    filler = node.fill()
-    granted: set[bytes] = set()
-    for number in range(400):  # pages that are free inside the store's file still serve
-        name = b"user.full%d" % number
-        answer = client.command(b"ACTIVATE", name, b"be1!default", ACL, timeout_s=WRITE_WAIT_S + 20)[-1]
-        if answer.verb == "NO":
-            assert answer.text == "no space left for the change"
-            return filler, granted
-        granted.add(name)
-    raise AssertionError("it takes everything")
 
 
 def test_no_space_is_a_no_with_the_reason_and_ends_by_itself(node: SmallNode) -> None:
