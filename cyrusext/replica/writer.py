@@ -96,6 +96,7 @@ class GroupCommit:
         self._chores: deque[Callable[[], None]] = deque()
         self._awake = threading.Condition()
         self._stopping = False
+        self._calling = False
         self._settling = False
         """A transaction has failed; its work is on its way back into the queue, and nothing may overtake it."""
         self._failure: CyrusExtError | None = None
@@ -151,10 +152,20 @@ class GroupCommit:
             refused = self._stopping or len(self._queue) >= self._limit
             if not refused:
                 self._queue.append(job)
-                self._awake.notify()
         if refused:
             job.give_failure(WriterBusy("too many changes are waiting, try again"))
+        elif not self._calling:
+            # Once, when the loop has seen to all who are ready: what came together shares a transaction, and the
+            # thread does not wake to wait for an interpreter that is busy here.
+            self._calling = True
+            self._loop.call_soon(self._call)
         return job.future
+
+    def _call(self) -> None:
+        """On the event loop: have the thread look at the queue."""
+        self._calling = False
+        with self._awake:
+            self._awake.notify()
 
     def do_between(self, chore: Callable[[], None]) -> None:
         """Call `chore` in the writer's thread, outside any transaction of ours."""
@@ -253,8 +264,9 @@ class GroupCommit:
         with self._awake:
             if self._running is jobs:
                 self._running = []
-            self._pause_s = 0.0
-            self._awake.notify()
+            if self._pause_s:
+                self._pause_s = 0.0
+                self._awake.notify()
         if self._failure is not None:
             log.info("store.commit_recovered", after=self.last_error)
             self._failure, self.last_error = None, ""
