@@ -107,9 +107,13 @@ connection *connection_try(const peer *to, bool login, size_t in_size, uint32_t 
 }
 
 connection *connection_open(const peer *to, bool login, size_t in_size, uint32_t depth) {
+    static int opened = 0;
     errno = 0;
     connection *c = connection_try(to, login, in_size, depth);
-    if (c == NULL) fail(EXIT_SILENT, "%s:%d gives no %s: %s", to->host, to->port, login ? "login" : "banner", strerror(errno));
+    if (c == NULL)
+        fail(EXIT_SILENT, "no %s on connection %d within %d s%s%s", login ? "login" : "banner", opened + 1,
+             to->patience_s, errno && errno != EAGAIN ? ": " : "", errno && errno != EAGAIN ? strerror(errno) : "");
+    opened++;
     return c;
 }
 
