@@ -75,7 +75,7 @@ def measure(bench: Bench) -> Sequence[str]:
         target = {row.label: row.target if place == "disk" else "" for row in LOADS}
         lines += [f"On {place}, beside {records:,} records:", ""]
         lines += [*table([rates.row(row.label, target[row.label]) for row in LOADS], RATE, "per s"), ""]
-        lines += [*table([waits.row(row.label) for row in LOADS], COST, "p99 in ms"), ""]
+        lines += [*table([waits.row(row.label) for row in LOADS], COST, "ms (p99)"), ""]
     return lines
 
 

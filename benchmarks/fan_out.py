@@ -153,7 +153,7 @@ def measure(bench: Bench) -> Sequence[str]:
     more = [f"{name}: p50 / max / p99 at the last / p99 of the OK" for name in ("node", "stock")]
     records = bench.size(2_000, 200)
     head = f"{RATE_PER_S} changes a second, {records:,} records before them, on tmpfs; milliseconds:"
-    return [head, "", *table(rows, COST, "p99 in ms", more)]
+    return [head, "", *table(rows, COST, "ms (p99)", more)]
 
 
 if __name__ == "__main__":

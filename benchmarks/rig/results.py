@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.rig.masters import Name
+from benchmarks.rig.summary import SUMMARY, summary
 
 
 class PeerMissing(Exception):
@@ -109,10 +110,17 @@ class Figures:
 
 
 def write_section(page: Path, script: str, lines: Sequence[str]) -> None:
-    """Put the section of `script` into `page`, in the place of its last one or at the end."""
-    begin, end = f"<!-- begin {script} -->", f"<!-- end {script} -->"
+    """Put the section of `script` into `page`, in the place of its last one or at the end, and bring its summary up."""
     text = page.read_text() if page.exists() else "# Results\n"
-    section = "\n".join([begin, *lines, end])
-    old = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    text = old.sub(lambda _: section, text) if old.search(text) else f"{text.rstrip()}\n\n{section}\n"
-    page.write_text(text)
+    text = _replace(text, script, lines) or f"{text.rstrip()}\n\n{_marked(script, lines)}\n"
+    page.write_text(_replace(text, SUMMARY, summary(text.splitlines())) or text)
+
+
+def _marked(name: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"<!-- begin {name} -->", *lines, f"<!-- end {name} -->"])
+
+
+def _replace(text: str, name: str, lines: Sequence[str]) -> str:
+    """`text` with what stands between the marks of `name` replaced, or "" where there are none."""
+    old = re.compile(f"<!-- begin {re.escape(name)} -->.*?<!-- end {re.escape(name)} -->", re.DOTALL)
+    return old.sub(lambda _: _marked(name, lines), text) if old.search(text) else ""

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ def run(
         return 1
     finally:
         signal.alarm(0)
-    facts = _facts(name, bench, load_before, time.monotonic() - began, sys.argv[1:] if argv is None else argv)
+    facts = _facts(name, bench, load_before, time.monotonic() - began)
     section = [f"## {title}", "", *facts, "", *lines]
     write_section(arguments.results or RESULTS, name, section)
     print("\n".join(section))
@@ -97,19 +97,20 @@ def _limit(seconds: int) -> None:
     signal.alarm(seconds)
 
 
-def _facts(name: str, bench: Bench, load: float, took_s: float, argv: Sequence[str]) -> list[str]:
+def _facts(name: str, bench: Bench, load: float, took_s: float) -> list[str]:
     """One paragraph: command, time, commit, machine, peer."""
-    command = shlex.join(["benchmarks/" + name, *argv])
+    options = " --toy" if bench.toy else f" --rounds {bench.rounds}" if bench.rounds > 1 else ""
     cpus = f"{os.cpu_count()} CPUs ({_cpu_model()}), {_memory_gib():.0f} GiB, kernel {platform.release()}"
     busy = f"; other work was going on (load {load:.1f} before it began)" if load > 0.7 else ""
     disk = _file_system(PLACES["disk"])
     medians = f" Medians of {bench.rounds} rounds, alternating; lowest and highest in brackets." * (bench.rounds > 1)
-    return [
-        f"`{command}`, {time.strftime('%Y-%m-%d %H:%M')}, commit {_commit()}, {took_s:.0f} s. {cpus}, disk is {disk}"
-        f"{busy}. Python {platform.python_version()}; the peer is Cyrus"
+    text = (
+        f"`benchmarks/{name}{options}`, {time.strftime('%Y-%m-%d %H:%M')}, commit {_commit()}, {took_s:.0f} s."
+        f" {cpus}, disk is {disk}{busy}. Python {platform.python_version()}; the peer is Cyrus"
         f" {roots.package_version(bench.root, 'cyrus-common')} ({bench.root.suite}). Servers run on CPU 0, the load"
-        f" generator on CPU 1, unless a row says otherwise.{medians}",
-    ]
+        f" generator on CPU 1, unless a row says otherwise.{medians}"
+    )
+    return textwrap.wrap(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _commit() -> str:
