@@ -38,6 +38,7 @@ LIBCYREXT = [
     "csrc/libcyrusext/put.c",
     "csrc/libcyrusext/reader.c",
     "csrc/libcyrusext/record.c",
+    "csrc/libcyrusext/scan.c",
     "csrc/libcyrusext/stat.c",
     "csrc/libcyrusext/verify.c",
     "csrc/libcyrusext/writer.c",
@@ -84,21 +85,22 @@ def extensions() -> list[Extension]:
                 extra_compile_args=CFLAGS,
             ),
             # Not linked with the library: see cyrusext/index/_cyx.pxd.
-            Extension(
-                "cyrusext.index._lookup",
-                ["cyrusext/index/_lookup.pyx"],
-                include_dirs=["csrc/include", "csrc/libcyrusext"],
-                depends=HEADERS,
-                extra_compile_args=CFLAGS,
+            *(
+                Extension(
+                    source.removesuffix(".pyx").replace("/", "."),
+                    [source],
+                    include_dirs=["csrc/include", "csrc/libcyrusext"],
+                    depends=HEADERS,
+                    extra_compile_args=CFLAGS,
+                )
+                for source in (
+                    "cyrusext/index/_lookup.pyx",
+                    "cyrusext/mupdate/_finds.pyx",
+                    "cyrusext/mupdate/_sorted.pyx",
+                    "cyrusext/mupdate/_walk.pyx",
+                )
             ),
             Extension("cyrusext.wire._framer", ["cyrusext/wire/_framer.pyx"], extra_compile_args=CFLAGS),
-            Extension(
-                "cyrusext.mupdate._finds",
-                ["cyrusext/mupdate/_finds.pyx"],
-                include_dirs=["csrc/include", "csrc/libcyrusext"],
-                depends=HEADERS,
-                extra_compile_args=CFLAGS,
-            ),
             Extension("lmtp_router.protocol._scan", ["lmtp_router/protocol/_scan.pyx"], extra_compile_args=CFLAGS),
         ],
         language_level=3,

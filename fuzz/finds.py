@@ -44,6 +44,7 @@ NAMES = (
     b"\xff\x01^",
     LONGEST,
     b"r",
+    b"anywhere",
     b"gone",
     b"suspect",
     b"heavy",
@@ -53,6 +54,7 @@ NAMES = (
 RECORDS = (
     *(MailboxRecord(name, State.ACTIVE, "be1", "default", b"a\tlrs\t") for name in NAMES[:5]),
     MailboxRecord(b"r", State.RESERVED, "be2", ""),
+    MailboxRecord(b"anywhere", State.ACTIVE, "", "p"),
     MailboxRecord(b"gone", State.DELETED, "be1", "p"),
     MailboxRecord(b"suspect", State.ACTIVE, "be1", "p", b"", flags=Flag.SUSPECT),
     MailboxRecord(b"heavy", State.ACTIVE, "be1.example.org", "p", b"x" * 30_000),
@@ -102,7 +104,7 @@ def string(source: random.Random, name: bytes) -> bytes:
 
 def command(source: random.Random) -> bytes:
     if source.random() < 0.8:
-        return b"F FIND {%d+}\r\n%b\r\n" % (len(name := source.choice(ASKED[:12])), name)
+        return b"F FIND {%d+}\r\n%b\r\n" % (len(name := source.choice(ASKED[:13])), name)
     if source.random() < 0.15:
         return source.choice(_JUNK)
     gap, end = source.choice(_GAPS), source.choice(_ENDS)

@@ -55,118 +55,27 @@ int cyx_chunk_add(cyx_chunk *chunk, const MDB_val *key, const cyx_packed *record
     return CYX_OK;
 }
 
-static bool starts_with(const MDB_val *key, const uint8_t *prefix, size_t len)
-{
-    return key->mv_size >= len && memcmp(key->mv_data, prefix, len) == 0;
-}
-
-/* One range of keys: from `start` (behind it, if `behind`) as long as keys begin with `prefix`. */
-typedef struct span {
-    uint8_t prefix[2 + CYX_KEY_MAX];
-    size_t prefix_len;
-    uint8_t start[2 + CYX_KEY_MAX];
-    size_t start_len;
-    bool behind;
-} span;
-
-static int unpack(cyx_reader *reader, size_t skip, uint32_t server, MDB_val *key, MDB_val *value, cyx_packed *record_r)
-{
-    if (skip) {
-        key->mv_data = (uint8_t *)key->mv_data + skip;
-        key->mv_size -= skip;
-        int rc = mdb_get(reader->txn, reader->env->mailboxes, key, value);
-        if (rc)
-            return rc == MDB_NOTFOUND ? cyx_fail(CYX_ECORRUPT, "by_server names a mailbox that is not there")
-                                      : cyx_fail_mdb(rc, "walking the store");
-    }
-    int rc = cyx_record_unpack(key, value, record_r);
-    if (rc == CYX_OK && skip && (record_r->server != server || record_r->state == CYX_DELETED))
-        rc = cyx_fail(CYX_ECORRUPT, "by_server names a mailbox that is elsewhere");
-    return rc;
-}
-
-static int copy_span(cyx_reader *reader, MDB_cursor *cursor, const span *s, size_t skip, uint32_t server,
-                     const cyx_range *range, cyx_chunk *chunk)
-{
-    MDB_val key = {s->start_len, (void *)(uintptr_t)s->start}, value;
-    int rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
-    if (!rc && s->behind && key.mv_size == s->start_len && memcmp(key.mv_data, s->start, s->start_len) == 0)
-        rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
-    for (; !rc && starts_with(&key, s->prefix, s->prefix_len); rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
-        cyx_packed record;
-        cyx_location location;
-        if (chunk->count >= range->limit || chunk->used >= CHUNK_BYTES) {
-            chunk->done = false;
-            return CYX_OK;
-        }
-        int code = unpack(reader, skip, server, &key, &value, &record);
-        if (code)
-            return code;
-        if (record.state == CYX_DELETED && !range->tombstones)
-            continue;
-        if ((code = cyx_reader_location(reader, &record, &location)) ||
-            (code = cyx_chunk_add(chunk, &key, &record, &location)))
-            return code;
-    }
-    return rc && rc != MDB_NOTFOUND ? cyx_fail_mdb(rc, "walking the store") : CYX_OK;
-}
-
-static void make_span(span *s, const uint8_t *tag, size_t tag_len, const uint8_t *prefix, size_t prefix_len,
-                      const uint8_t *after, size_t after_len)
-{
-    memcpy(s->prefix, tag, tag_len);
-    memcpy(s->prefix + tag_len, prefix, prefix_len);
-    s->prefix_len = tag_len + prefix_len;
-    size_t common = after_len < prefix_len ? after_len : prefix_len;
-    int order = after_len ? memcmp(after, prefix, common) : -1;
-    s->behind = order > 0 || (order == 0 && after_len >= prefix_len);
-    memcpy(s->start, tag, tag_len);
-    memcpy(s->start + tag_len, s->behind ? after : prefix, s->behind ? after_len : prefix_len);
-    s->start_len = tag_len + (s->behind ? after_len : prefix_len);
-}
-
 int cyx_reader_chunk(cyx_reader *reader, const cyx_range *range, cyx_chunk *chunk)
 {
-    uint8_t prefixes[2][CYX_KEY_MAX], after[CYX_KEY_MAX], tag[2] = {0, 0};
-    size_t prefix_len = 0, after_len = 0;
-    MDB_cursor *cursor = NULL;
-    uint32_t server = 0;
-
+    cyx_scan scan;
+    cyx_packed record;
+    cyx_location location;
+    MDB_val key;
     chunk->count = chunk->used = 0;
     chunk->done = true;
-    if (range->after_len) {
-        int rc = cyx_key_from_name(range->after, range->after_len, after, &after_len);
-        if (rc)
-            return rc;
-    }
-    int spans = cyx_key_prefixes(range->prefix, range->prefix_len, prefixes, &prefix_len);
     int rc = cyx_reader_begin(reader);
     if (rc)
         return rc;
-    if (range->server) {
-        rc = cyx_intern_find(reader->txn, reader->env->meta, CYX_TAG_SERVER, range->server, &server);
-        if (rc == CYX_ABSENT) {
-            rc = CYX_OK;
-            goto done; /* a server nobody is on */
+    rc = cyx_scan_open(&scan, reader->env, reader->txn, range);
+    while (rc == CYX_OK && (rc = cyx_scan_next(&scan, &key, &record)) == CYX_OK) {
+        if (chunk->count >= range->limit || chunk->used >= CHUNK_BYTES) {
+            chunk->done = false;
+            break;
         }
-        if (rc)
-            goto done;
-        tag[0] = (uint8_t)(server >> 8), tag[1] = (uint8_t)server;
+        if ((rc = cyx_reader_location(reader, &record, &location)) == CYX_OK)
+            rc = cyx_chunk_add(chunk, &key, &record, &location);
     }
-    size_t tag_len = range->server ? 2 : 0;
-    int mdb = mdb_cursor_open(reader->txn, range->server ? reader->env->by_server : reader->env->mailboxes, &cursor);
-    if (mdb) {
-        rc = cyx_fail_mdb(mdb, "walking the store");
-        goto done;
-    }
-    for (int i = 0; i < spans && rc == CYX_OK && chunk->done; i++) {
-        span s;
-        make_span(&s, tag, tag_len, prefixes[i], prefix_len, after, after_len);
-        rc = copy_span(reader, cursor, &s, tag_len, server, range, chunk);
-    }
-done:
-    if (cursor)
-        mdb_cursor_close(cursor);
+    cyx_scan_close(&scan);
     cyx_reader_end(reader);
-    return rc;
+    return rc == CYX_ABSENT ? CYX_OK : rc;
 }

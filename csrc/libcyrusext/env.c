@@ -299,6 +299,14 @@ done:
     return code;
 }
 
+cyx_env *cyx_env_retain(cyx_env *env)
+{
+    (void)pthread_mutex_lock(&registry_lock);
+    env->refs++;
+    (void)pthread_mutex_unlock(&registry_lock);
+    return env;
+}
+
 void cyx_env_release(cyx_env *env)
 {
     (void)pthread_mutex_lock(&registry_lock);

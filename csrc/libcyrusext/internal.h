@@ -14,6 +14,7 @@
 #include <lmdb.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/types.h>
@@ -110,6 +111,7 @@ typedef struct cyx_env_create {
 
 /* `create` NULL opens for reading what is there. */
 CYX_MUST_CHECK int cyx_env_open(const char *state_dir, const cyx_env_create *create, cyx_env **env_r);
+cyx_env *cyx_env_retain(cyx_env *env);
 void cyx_env_release(cyx_env *env);
 bool cyx_env_current(const cyx_env *env, const char *state_dir); /* is it still the file at this place? */
 bool cyx_env_follow_size(cyx_env *env); /* the caller has no transaction */
@@ -232,6 +234,42 @@ CYX_MUST_CHECK int cyx_reader_get(cyx_reader *reader, const char *name, size_t l
 CYX_MUST_CHECK int cyx_chunk_add(cyx_chunk *chunk, const MDB_val *key, const cyx_packed *record,
                                  const cyx_location *location);
 void cyx_chunk_free(cyx_chunk *chunk);
+
+/* scan.c: one range of keys, from `start` (behind it, if `behind`) as long as keys begin with `prefix` */
+typedef struct cyx_span {
+    uint8_t prefix[2 + CYX_KEY_MAX];
+    size_t prefix_len;
+    uint8_t start[2 + CYX_KEY_MAX];
+    size_t start_len;
+    bool behind;
+} cyx_span;
+
+typedef struct cyx_scan {
+    cyx_env *env;
+    MDB_txn *txn;
+    MDB_cursor *cursor; /* NULL: there is nothing */
+    size_t tag_len;     /* of the server's number before each key of by_server */
+    uint32_t server;
+    int span_count, span_at;
+    bool placed, tombstones;
+    cyx_span spans[2];
+} cyx_scan;
+
+/* `limit` of the range is not looked at.  To be closed whatever open returns, before the transaction ends. */
+CYX_MUST_CHECK int cyx_scan_open(cyx_scan *scan, cyx_env *env, MDB_txn *txn, const cyx_range *range);
+CYX_MUST_CHECK int cyx_scan_next(cyx_scan *scan, MDB_val *key_r, cyx_packed *record_r); /* CYX_ABSENT at the end */
+void cyx_scan_close(cyx_scan *scan);
+
+/* A walk over all live records (of a server), for the process that writes the store: between two calls it holds a
+ * snapshot, whose pages can not be used again meanwhile.  So its user lets go of it soon, after which the walk goes on
+ * behind the last name in a new one; COMMITS_HELD bounds it as well.  Entries live until pause. */
+typedef struct cyx_listing cyx_listing;
+CYX_MUST_CHECK int cyx_listing_open(cyx_reader *reader, const char *server, cyx_listing **listing_r);
+CYX_MUST_CHECK int cyx_listing_resume(cyx_listing *listing, cyx_reader *reader); /* locks; not on an error */
+CYX_MUST_CHECK int cyx_listing_next(cyx_listing *listing, cyx_entry *entry_r);   /* CYX_ABSENT at the end */
+void cyx_listing_pause(cyx_listing *listing);
+void cyx_listing_let_go(cyx_listing *listing);
+void cyx_listing_close(cyx_listing **listing);
 
 /* failpoint.c: only in builds with CYX_FAILPOINTS */
 #ifdef CYX_FAILPOINTS

@@ -58,6 +58,14 @@ cdef extern from "internal.h" nogil:
         bint tombstones
     int cyx_reader_chunk(cyx_reader *reader, const cyx_range *range, cyx_chunk *chunk)
     uint64_t cyx_reader_hot_generation(cyx_reader *reader)
+    ctypedef struct cyx_listing:
+        pass
+    int cyx_listing_open(cyx_reader *reader, const char *server, cyx_listing **listing_r)
+    int cyx_listing_resume(cyx_listing *listing, cyx_reader *reader)
+    int cyx_listing_next(cyx_listing *listing, cyx_entry *entry_r)
+    void cyx_listing_pause(cyx_listing *listing)
+    void cyx_listing_let_go(cyx_listing *listing)
+    void cyx_listing_close(cyx_listing **listing)
     int cyx_reader_begin(cyx_reader *reader)
     void cyx_reader_end(cyx_reader *reader)
     int cyx_reader_entry(cyx_reader *reader, const char *name, size_t len, cyx_entry *entry_r)
@@ -144,3 +152,12 @@ cdef class Reader:
     cdef int inspect(self, const char *name, size_t size, cyx_location *at_r) except -1
     cdef int locate_many(self, const cyx_name *names, size_t count, cyx_location *at_r) except -1
     cdef str text_at(self, const char *text)
+    # A walk over the live records (of `server`, unless that is NULL): entries are valid from `resume` to `pause`, with
+    # the same restrictions; in between it may hold a snapshot.  To be closed before the Reader goes.
+    cdef cyx_listing *listing(self, const char *server) except NULL
+    cdef int resume(self, cyx_listing *listing) noexcept nogil
+    cdef int next(self, cyx_listing *listing, cyx_entry *entry_r) noexcept nogil
+    cdef void pause(self, cyx_listing *listing) noexcept nogil
+    cdef void let_go(self, cyx_listing *listing) noexcept nogil
+    cdef void unlist(self, cyx_listing **listing) noexcept nogil
+    cdef int check(self, int code) except -1    # raises for an error

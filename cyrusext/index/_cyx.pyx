@@ -122,6 +122,29 @@ cdef class Reader:
     cdef int entry(self, const char *name, size_t size, cyx_entry *entry_r) noexcept nogil:
         return cyx_reader_entry(self.handle, name, size, entry_r)
 
+    cdef cyx_listing *listing(self, const char *server) except NULL:
+        cdef cyx_listing *listing = NULL
+        checked(cyx_listing_open(self.opened(), server, &listing), self.errors)
+        return listing
+
+    cdef int resume(self, cyx_listing *listing) noexcept nogil:
+        return CYX_EMISUSE if self.handle is NULL else cyx_listing_resume(listing, self.handle)
+
+    cdef int next(self, cyx_listing *listing, cyx_entry *entry_r) noexcept nogil:
+        return cyx_listing_next(listing, entry_r)
+
+    cdef void pause(self, cyx_listing *listing) noexcept nogil:
+        cyx_listing_pause(listing)
+
+    cdef void let_go(self, cyx_listing *listing) noexcept nogil:
+        cyx_listing_let_go(listing)
+
+    cdef void unlist(self, cyx_listing **listing) noexcept nogil:
+        cyx_listing_close(listing)
+
+    cdef int check(self, int code) except -1:
+        return checked(code, self.errors)
+
     def close(self):
         cdef cyx_reader *handle = self.handle
         self.handle = NULL

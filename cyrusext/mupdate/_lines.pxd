@@ -3,6 +3,7 @@
 Rule: equal to codec.encode_records, which is the specification.  Nothing here needs the GIL.
 """
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, strlen
 
@@ -91,3 +92,31 @@ cdef inline int put_entry(Lines *out, const char *tag, size_t tag_size, const cy
         put_literal(out, entry.acl, entry.acl_len)
     put(out, b"\r\n", 2)
     return 0
+
+
+cdef inline size_t stride(size_t size) noexcept nogil:
+    """What a kept name of `size` bytes takes, its size before it included."""
+    return sizeof(size_t) + (size + sizeof(size_t) - 1) // sizeof(size_t) * sizeof(size_t)
+
+
+cdef inline int keep(Lines *names, const char *name, size_t size) noexcept nogil:
+    """Append a name to a list of them; -1 where there is no memory."""
+    if make_room(names, stride(size)):
+        return -1
+    (<size_t *>(names.data + names.used))[0] = size
+    memcpy(names.data + names.used + sizeof(size_t), name, size)
+    names.used += stride(size)
+    return 0
+
+
+cdef inline list split(Lines *names):
+    """Return the kept names, and keep none of them any longer."""
+    cdef size_t at = 0
+    cdef size_t size
+    cdef list found = []
+    while at < names.used:
+        size = (<size_t *>(names.data + at))[0]
+        found.append(PyBytes_FromStringAndSize(names.data + at + sizeof(size_t), <Py_ssize_t>size))
+        at += stride(size)
+    names.used = 0
+    return found

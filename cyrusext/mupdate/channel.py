@@ -101,6 +101,12 @@ class Channel(asyncio.Protocol, ABC):
             self._write(self._connection.send_records(tag, records))
             self.flush()
 
+    def send_lines(self, lines: bytes) -> None:
+        """Send encoded lines; once logged out, do nothing."""
+        if self._connection.state is not LOGGED_OUT:
+            self._write(lines)
+            self.flush()
+
     def _write(self, data: bytes) -> None:
         self._out.append(data)
         self._out_size += len(data)

@@ -1,7 +1,8 @@
 """Which records a stock slave may lose when it merges a full UPDATE into its own list.
 
-Rule: pure.  The stock slave walks two lists in mailboxes.db order but compares with strcmp; the two orders disagree
-only where a byte below ``.`` stands, so exactly the names that have one are repeated after the merge.
+Rule: pure; and the specification of what Walk.odd_names selects in compiled code.  The stock slave walks two lists in
+mailboxes.db order but compares with strcmp; the two orders disagree only where a byte below ``.`` stands, so exactly
+the names that have one are repeated after the merge.
 """
 
 from __future__ import annotations
@@ -23,8 +24,13 @@ class Repeats:
         self._prefixes: list[bytes] = []
         self._entangled: set[bytes] = set()
 
+    @property
+    def entangled(self) -> frozenset[bytes]:
+        """The domains of which every name is repeated."""
+        return frozenset(self._entangled)
+
     def learn(self, name: bytes) -> None:
-        """Take the next name of the list."""
+        """Take the next name of the list; one of each domain is enough."""
         domain, mark, _ = name.partition(b"!")
         if not mark or domain == self._last:
             return

@@ -12,6 +12,8 @@ from abc import abstractmethod
 
 from cyrusext.model import State
 from cyrusext.mupdate._finds import Finds
+from cyrusext.mupdate._sorted import Sorted
+from cyrusext.mupdate._walk import Walk
 from cyrusext.mupdate.channel import WRITE_AHEAD, Channel
 from cyrusext.mupdate.service import Service
 from cyrusext.mupdate.stream import Stream
@@ -20,6 +22,12 @@ from cyrusext.runtime import logging
 from cyrusext.wire.framer import Framer
 
 log = logging.get()
+
+PIECE = 256 << 10
+"""Lines made in one turn of the event loop, in bytes: well below a millisecond."""
+PIECE_TO_DEFLATE = 32 << 10
+SNAPSHOT_S = 2.0
+"""How long a walk may be of one moment: so long the store can not use again what is changed meanwhile."""
 
 _FOLDER = re.compile(rb"((?:^|[!.])user\.[^.]+)\..*", re.DOTALL)
 
@@ -115,14 +123,36 @@ class Reading(Channel):
 
     async def _list(self, command: List) -> None:
         server, mark, _ = command.prefix.partition(b"!")
-        only = server.decode("ascii", "replace") if mark else ""
-        self._asking = only
-        async for records in self._service.walk(self._service.order_for(self.host), only):
-            if command.prefix:
-                records = [record for record in records if record.location.to_wire().startswith(command.prefix)]
-            self.send_records(command.tag, records)
-            await self.drain()
+        self._asking = server.decode("ascii", "replace") if mark else ""
+        only = [server] if mark and server else []
+        order = self._service.order_for(self.host)
+        await self.send_walk(self._service.walk(order, command.tag, only, command.prefix))
         self.send(Ok(command.tag, "list complete"))
+
+    async def send_walk(self, walk: Walk) -> None:
+        """Send all lines of `walk`, as fast as the client takes them."""
+        size = PIECE if self._deflate is None else PIECE_TO_DEFLATE
+        brief = asyncio.get_running_loop().call_later(SNAPSHOT_S, walk.be_brief)
+        try:
+            if isinstance(walk, Sorted):
+                await self._sort(walk)
+            while not walk.done:
+                async with self._service.turns:
+                    self._write(walk.piece(size))
+                    self.flush()
+                    await asyncio.sleep(0)
+                await self.drain()
+        finally:
+            brief.cancel()
+            walk.close()
+
+    async def _sort(self, walk: Sorted) -> None:
+        more = True
+        while more:
+            async with self._service.turns:
+                more = walk.collect()
+                await asyncio.sleep(0)
+        await asyncio.to_thread(walk.sort)
 
     async def _update(self, command: Update) -> None:
         order = self._service.order_for(self.host)

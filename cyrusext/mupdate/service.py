@@ -1,13 +1,14 @@
 """What all sessions of a MUPDATE server share: where records come from, where changes go, who may log in, the bounds.
 
-Rule: records are read in short transactions, a chunk at a time; no transaction is open while a client takes its lines.
+Rule: a walk over the records holds its snapshot for a short while only, however slow the client that takes its lines
+(docs/decisions/list-snapshot.md).
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal, Protocol
@@ -15,8 +16,10 @@ from typing import Literal, Protocol
 from cyrusext.directory.base import Directory
 from cyrusext.directory.modes import RULES, Mode, ModeRules
 from cyrusext.index import _cyx
-from cyrusext.model import MailboxRecord, State
+from cyrusext.model import MailboxRecord
 from cyrusext.mupdate._finds import Finds
+from cyrusext.mupdate._sorted import Sorted
+from cyrusext.mupdate._walk import Walk
 from cyrusext.mupdate.audience import Audiences
 from cyrusext.mupdate.connection import ServerConnection
 from cyrusext.mupdate.leftover import Leftovers
@@ -25,11 +28,6 @@ from cyrusext.net.login_pool import LoginPool
 from cyrusext.net.sasl import Logins, Proved
 from cyrusext.net.tls import ServerTls
 from cyrusext.replica.feed import ChangeFeed
-
-CHUNK = 500
-"""Records read in one transaction, at most."""
-CHUNK_BYTES = 1 << 20
-"""ACLs of more bytes than this in one chunk make the next one smaller."""
 
 COMPRESS = ("DEFLATE",)
 
@@ -49,8 +47,6 @@ class Records(Protocol):
     def reader(self) -> _cyx.Reader: ...
 
     def get(self, name: bytes) -> MailboxRecord | None: ...
-
-    def chunk(self, *, server: str = "", after: bytes = b"", limit: int = 1000) -> list[MailboxRecord]: ...
 
 
 @dataclass(frozen=True)
@@ -145,27 +141,12 @@ class Service:
                     return order
         return "cyrus"
 
-    async def walk(self, order: Order, server: str = "") -> AsyncIterator[list[MailboxRecord]]:
-        """Yield the records (of `server`, when given) in chunks, each as it is at that moment; none is empty."""
-        if order == "strcmp":
-            async for chunk in self._walk_strcmp(server):
-                yield chunk
-            return
-        after, limit = b"", CHUNK // 8
-        while records := self.records.chunk(server=server, after=after, limit=limit):
-            after = records[-1].name
-            heavy = sum([len(record.acl) for record in records]) > CHUNK_BYTES
-            limit = max(1, limit // 8) if heavy else min(CHUNK, limit * 2)
-            yield records
-            await asyncio.sleep(0)
+    def walk(self, order: Order, tag: bytes, servers: Collection[bytes] = (), prefix: bytes = b"") -> Walk:
+        """Begin a walk over the records on `servers` (none: on any) whose location begins with `prefix`."""
+        kind = Sorted if order == "strcmp" else Walk
+        return kind(self.records.reader, tag, servers=servers, prefix=prefix)
 
-    async def _walk_strcmp(self, server: str) -> AsyncIterator[list[MailboxRecord]]:
-        """Plain byte order, as Cyrus before 3.6 merges: the names are collected and sorted first, in memory."""
-        names: list[bytes] = []
-        async for records in self.walk("cyrus", server):
-            names += [record.name for record in records]
-        await asyncio.to_thread(names.sort)
-        for start in range(0, len(names), CHUNK):
-            found = [self.records.get(name) for name in names[start : start + CHUNK]]
-            yield [record for record in found if record is not None and record.state is not State.DELETED]
-            await asyncio.sleep(0)
+    @cached_property
+    def turns(self) -> asyncio.Lock:
+        """Whoever walks holds it for one piece and one turn of the event loop, so that no turn has two pieces."""
+        return asyncio.Lock()

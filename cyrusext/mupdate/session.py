@@ -124,6 +124,8 @@ class Session(Reading):
         if self._task is not None and not self._transport.is_closing():
             self._transport.pause_reading()
             await self._settled()
+            if self._stream is not None:
+                self._stream.catch_up()
             self.bye(text)
 
     # The conversation.

@@ -11,9 +11,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from cyrusext.directory.modes import Audience
-from cyrusext.model import MailboxRecord
+from cyrusext.model import MailboxRecord, State
+from cyrusext.mupdate._walk import Walk
+from cyrusext.mupdate.codec import encode_records
 from cyrusext.mupdate.healing import Repeats
 from cyrusext.mupdate.service import Order, Service
+from cyrusext.replica.feed import News
 from cyrusext.runtime import logging
 
 log = logging.get()
@@ -28,6 +31,10 @@ class Sender(Protocol):
     peer: str
 
     def send_records(self, tag: bytes, records: list[MailboxRecord]) -> None: ...
+
+    def send_lines(self, lines: bytes) -> None: ...
+
+    async def send_walk(self, walk: Walk) -> None: ...
 
     async def drain(self) -> None: ...
 
@@ -50,20 +57,20 @@ class Stream:
     ) -> None:
         self._sender, self._service, self._tag = sender, service, tag
         self._servers, self._order, self._audience, self._writable = servers, order, audience, writable
+        self._hears_all = service.rules.echo and service.rules.tells_reserved
         self._repeats = Repeats()
         self._begun = False
         self._pump: asyncio.Task[None] | None = None
         self._healer: asyncio.Task[None] | None = None
-        self._subscription = service.feed.subscribe(self._wake, servers)
+        self._hosts = frozenset(server.encode() for server in servers)
+        self._subscription = service.feed.subscribe(self._wake, servers, self._offered)
 
     async def walk(self) -> None:
         """Send all records as they are now."""
-        async for records in self._service.walk(self._order, self._only_server):
-            wanted = self._of_interest(records)
-            for record in wanted:
-                self._repeats.learn(record.name)
-            self._sender.send_records(self._tag, wanted)
-            await self._sender.drain()
+        walk = self._service.walk(self._order, self._tag, self._hosts)
+        await self._sender.send_walk(walk)
+        for domain in walk.domains():
+            self._repeats.learn(domain + b"!")
 
     def begin(self) -> None:
         """Send changes from now on; to be called when UPDATE has had its OK."""
@@ -80,19 +87,27 @@ class Stream:
             if task is not None:
                 task.cancel()
 
+    def catch_up(self) -> None:
+        """Take everything committed before, and send it if the client takes it."""
+        self._service.feed.catch_up(self._subscription)
+
     async def drained(self) -> None:
         """Wait until everything committed before has been handed to the client's connection."""
+        self.catch_up()
         if self._pump is not None:
             await asyncio.shield(self._pump)
-
-    @property
-    def _only_server(self) -> str:
-        return next(iter(self._servers)) if len(self._servers) == 1 else ""
 
     def _of_interest(self, records: list[MailboxRecord]) -> list[MailboxRecord]:
         if not self._servers:
             return records
         return [record for record in records if record.server in self._servers]
+
+    def _offered(self, news: News) -> bool:
+        """Send `news` at once where the client takes it; False where it has to wait in the queue."""
+        if not self._hears_all or not self._begun or self._pump is not None or not self._writable():
+            return False
+        self._sender.send_lines(news.encoded(self._tag, encode_records))
+        return True
 
     def _wake(self) -> None:
         """There is something to send: at once when the client takes it, else when it does."""
@@ -129,10 +144,16 @@ class Stream:
         """Repeat what the stock slave's merge may have lost, through the queue: never older than what was sent."""
         await asyncio.sleep(self._service.resend_after_s)
         count = 0
-        async for records in self._service.walk("cyrus", self._only_server):
-            lost = [record for record in self._of_interest(records) if self._repeats.wants(record.name)]
-            if lost:
+        entangled = self._repeats.entangled
+        walk = self._service.walk("cyrus", self._tag, self._hosts)
+        walk.be_brief()  # the names only: the records are taken as they are when they are repeated
+        while not walk.done:
+            async with self._service.turns:
+                names = walk.odd_names(entangled)
+                records = [self._service.records.get(name) for name in names]
+                lost = [record for record in records if record is not None and record.state is not State.DELETED]
+                self._subscription.repeat(self._of_interest(lost))
                 count += len(lost)
-                self._subscription.repeat(lost)
-                await self.drained()
+                await asyncio.sleep(0)
+            await self.drained()
         log.debug("mupdate.repeated", peer=self._sender.peer, records=count)

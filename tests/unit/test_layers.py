@@ -31,6 +31,8 @@ LAYERS: tuple[frozenset[str], ...] = (
             "cyrusext.mupdate.channel",
             "cyrusext.mupdate.reading",
             "cyrusext.mupdate._finds",
+            "cyrusext.mupdate._sorted",
+            "cyrusext.mupdate._walk",
             "cyrusext.mupdate.session",
             "cyrusext.mupdate.stream",
             "lmtp_router",

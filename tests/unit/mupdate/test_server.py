@@ -16,6 +16,7 @@ import pytest
 
 from cyrusext.mupdate.reading import without_folder
 from cyrusext.mupdate.service import Bounds
+from cyrusext.replica.feed import SLICE
 from cyrusext.runtime import logging
 from tests.harness.inprocess import InProcessMaster
 from tests.harness.mupdate import Mupdate, UpdateStream, literal
@@ -445,3 +446,15 @@ def test_finds_for_many_turns_let_others_in_between(master: InProcessMaster) -> 
     sender.join(20)
     assert not sender.is_alive()
     reader.close()
+
+
+def test_noop_is_a_barrier_among_many_subscribers(master: InProcessMaster) -> None:
+    writer = master.connect()
+    streams = [master.stream() for _ in range(SLICE + 20)]
+    for number in range(20):
+        activate(writer, b"user.n%d" % number)
+        stream = streams[-1 - number]
+        stream.barrier()
+        assert b"user.n%d" % number in stream.mirror
+    for stream in streams:
+        stream.wait_for(lambda mirror: len(mirror) == 20, "all changes")

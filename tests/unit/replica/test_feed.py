@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from cyrusext.directory.base import Committed
 from cyrusext.model import MailboxRecord, State
-from cyrusext.replica.feed import ChangeFeed
+from cyrusext.replica.feed import SLICE, ChangeFeed, News, Subscription
 
 
 def record(name: bytes, server: str = "be1", seq: int = 0, state: State = State.ACTIVE) -> MailboxRecord:
@@ -112,3 +114,73 @@ def test_who_has_left_hears_nothing() -> None:
     feed.unsubscribe(ear.subscription)
     feed.publish([Committed(record(b"x"), "")])
     assert (ear.taken(), len(feed)) == ([], 0)
+
+
+def test_many_are_told_in_turns_and_in_the_order_of_commits() -> None:
+    async def run() -> None:
+        feed = ChangeFeed()
+        ears = [Ear(feed) for _ in range(3 * SLICE)]
+        for seq in range(1, 4):
+            feed.publish([Committed(record(b"%d" % seq, seq=seq), "")])
+        first, last = ears[0], ears[-1]
+        assert (len(first.subscription), len(last.subscription)) == (1, 0)
+        late = Ear(feed)
+        feed.catch_up(last.subscription)
+        told = last.taken()
+        assert [seq for _, seq in told] == [1, 2, 3]
+        feed.unsubscribe(ears[-2].subscription)
+        feed.publish([Committed(record(b"x", seq=4), "")])
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert last.taken() == late.taken() == [(b"x", 4)]
+        assert ears[-2].taken() == []
+        for ear in ears[:-2]:
+            assert [seq for _, seq in ear.taken()] == [1, 2, 3, 4]
+        feed.publish([Committed(record(b"y", seq=5), "")])
+        assert first.taken() == [(b"y", 5)]  # at once again
+
+    asyncio.run(run())
+
+
+def test_news_are_offered_first_and_encoded_once() -> None:
+    feed = ChangeFeed()
+    heard: list[bytes] = []
+    calls: list[bytes] = []
+    willing = True
+
+    def encode(tag: bytes, records: list[MailboxRecord]) -> bytes:
+        calls.append(tag)
+        return tag + b"".join(known.name for known in records)
+
+    def offer(news: News) -> bool:
+        if willing:
+            heard.append(news.encoded(b"U", encode))
+        return willing
+
+    subscriptions = [feed.subscribe(lambda: None, offer=offer) for _ in range(3)]
+    feed.publish([Committed(record(b"a"), ""), Committed(record(b"b"), "")])
+    assert (heard, calls) == ([b"Uab"] * 3, [b"U"])
+    willing = False
+    feed.publish([Committed(record(b"c"), "")])
+    willing = True
+    feed.publish([Committed(record(b"d"), "")])  # not before what waits
+    for subscription in subscriptions:
+        assert [known.name for known in subscription.take(9)] == [b"c", b"d"]
+    assert len(heard) == 3
+
+
+def test_the_queue_is_bounded_in_bytes() -> None:
+    woken: list[int] = []
+    subscription = Subscription(frozenset(), 1000, lambda: woken.append(1), max_bytes=1000)
+
+    def tell(name: bytes, size: int) -> None:
+        subscription.tell(News([Committed(record(name)._replace(acl=b"x" * size), "")]))
+
+    for _ in range(5):
+        tell(b"a", 900)  # in the place of the one before
+    subscription.take(1)
+    tell(b"b", 900)
+    assert not subscription.overflowed
+    tell(b"c", 900)
+    assert subscription.overflowed
+    assert (len(subscription), len(woken)) == (0, 3)
