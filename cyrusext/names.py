@@ -9,6 +9,7 @@ altnamespace, no INBOX of one's own).
 from __future__ import annotations
 
 import base64
+import re
 from typing import NamedTuple
 
 from cyrusext.errors import InvalidName
@@ -19,6 +20,9 @@ _DOMAIN_MARK = b"!"
 _LOCAL_SPECIALS = frozenset(b'<>()[]\\,;:"@')
 """RFC 5321 section 4.1.2: what a local part may hold only inside quotes."""
 _DOMAIN_SPECIALS = frozenset(b'<>()\\,;"@!/')
+
+
+_FOLDER = re.compile(rb"((?:^|[!.])user\.[^.]+)\..*", re.DOTALL)
 
 
 class NameRules(NamedTuple):
@@ -252,3 +256,8 @@ def _to_imap_utf7(text: bytes) -> bytes:
             pending.append(character)
     flush()
     return bytes(out)
+
+
+def without_folder(name: bytes) -> bytes:
+    """Return `name` as the log shows it: of what is below a user's INBOX, only whose it is."""
+    return _FOLDER.sub(rb"\1.*", name)

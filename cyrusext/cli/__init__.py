@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import click
 
+from cyrusext.cli.backend_cmd import backend_group
 from cyrusext.cli.config_cmd import config_group
 from cyrusext.cli.lookup_cmd import lookup_command
 from cyrusext.cli.mailbox_cmd import mailbox_group
@@ -22,7 +23,7 @@ def cli() -> None:
     """Where is this mailbox? The node of a Cyrus cluster, and questions and changes to it."""
 
 
-for _command in (node_command, status_command, lookup_command, mailbox_group, config_group):
+for _command in (node_command, status_command, lookup_command, mailbox_group, backend_group, config_group):
     cli.add_command(_command)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 
 import click
 
 import cyrusext
 from cyrusext.cli.options import complain, config_option, format_option
-from cyrusext.cli.output import Cell, print_rows
+from cyrusext.cli.output import Cell, print_rows, utc_time
 from cyrusext.index import Event
 from cyrusext.model import State, check_name
 from cyrusext.runtime.config import Config
@@ -44,7 +43,7 @@ def _row(event: Event) -> tuple[Cell, ...]:
     there = event.state is not State.DELETED
     came = event.before is not None and event.before[1:] != (event.server, event.partition)
     return (
-        _time(event.changed_at),
+        utc_time(event.changed_at),
         event.seq,
         event.action,
         event.state.name,
@@ -54,8 +53,3 @@ def _row(event: Event) -> tuple[Cell, ...]:
         "changed" if event.acl_changed else "",
         event.changed_by,
     )
-
-
-def _time(microseconds: int) -> str:
-    moment = datetime.datetime.fromtimestamp(microseconds // 1_000_000, datetime.UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{microseconds % 1_000_000:06d}Z"

@@ -9,16 +9,17 @@ import click
 import cyrusext
 from cyrusext.cli.history_cmd import history_command
 from cyrusext.cli.options import Commands, complain, config_option, dry_run_option, force_option, format_option
-from cyrusext.cli.output import print_rows
+from cyrusext.cli.output import print_rows, utc_time
 from cyrusext.cli.transfer_cmd import compare_command, export_command, import_command
 from cyrusext.directory.batch import Applied, Wanted
 from cyrusext.directory.modes import RULES, Mode
 from cyrusext.errors import InvalidName
 from cyrusext.manage.control import ControlClient
-from cyrusext.model import State, check_acl, check_name
+from cyrusext.model import Flag, State, check_acl, check_name
 from cyrusext.runtime.config import Config
 
 COLUMNS = ("name", "state", "server", "partition", "acl")
+SUSPECT_COLUMNS = ("name", "state", "server", "partition", "changed", "by")
 
 
 @click.group("mailbox", cls=Commands)
@@ -35,14 +36,25 @@ mailbox_group.add_command(compare_command)
 @mailbox_group.command("list")
 @click.option("--prefix", default="", metavar="P", help="Only mailboxes whose name starts with P.")
 @click.option("--server", default="", metavar="S", help="Only mailboxes on server S.")
+@click.option("--suspect", is_flag=True, help="Only records that have to be verified; with their last writer.")
 @config_option
 @format_option
-def list_command(config: Config, prefix: str, server: str, form: str) -> None:
-    """List the records of the index in the order of mailboxes.db."""
+def list_command(config: Config, prefix: str, server: str, suspect: bool, form: str) -> None:
+    """List the records of the index in the order of mailboxes.db.
+
+    A record is suspect when its last change ended without a known outcome, or when it stays RESERVED for over a minute.
+    Its backend's next command for it settles it (`ctl_mboxlist -m` there, for a reservation); else decide with
+    `mailbox set` or `mailbox delete`.
+    """
     with cyrusext.open(config.node.state_dir) as index:
         if not index.fresh_within(config.lookup.no_max_age_s):
             complain("no running node confirms that this is current")
         records = index.walk(os.fsencode(prefix), server)
+        if suspect:
+            found = (r for r in records if r.flags & Flag.SUSPECT)
+            rows = ((r.name, r.state.name, r.server, r.partition, utc_time(r.changed_at), r.changed_by) for r in found)
+            print_rows(SUSPECT_COLUMNS, rows, form)
+            return
         print_rows(COLUMNS, ((r.name, r.state.name, r.server, r.partition, r.acl) for r in records), form)
 
 

@@ -5,6 +5,7 @@ Rule: a row is one line in every form but JSON, whatever bytes a name or ACL hol
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +31,12 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Cell]], form: str
         count += 1
     out.flush()
     return max(0, count - {"json": 2, "tsv": 0, "table": 1}[form])
+
+
+def utc_time(microseconds: int) -> str:
+    """Return a Unix time in microseconds as it is shown, in UTC."""
+    moment = datetime.datetime.fromtimestamp(microseconds // 1_000_000, datetime.UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{microseconds % 1_000_000:06d}Z"
 
 
 def _json(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Iterable[str]:

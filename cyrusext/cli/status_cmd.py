@@ -41,6 +41,8 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, Cell]]:
 
 
 def _cell(value: Any) -> Cell:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items())
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -23,6 +23,8 @@ class Outcome(NamedTuple):
 
     granted: bool
     text: str
+    code: str = ""
+    """Of a refusal: the stable name of its reason."""
 
 
 class Committed(NamedTuple):
@@ -81,6 +83,15 @@ class Directory(Protocol):
 
     def claim(self, server: str, seconds: float) -> None:
         """Let `server` take over mailboxes that are ACTIVE elsewhere, for so long; 0 ends it."""
+        ...
+
+    def windows(self) -> dict[str, dict[str, float]]:
+        """Return the windows that `claim` opened: server → ``seconds_left`` and ``taken_over``."""
+        ...
+
+    @property
+    def taken_over(self) -> int:
+        """Mailboxes that one server took over from another since the start."""
         ...
 
 

@@ -40,6 +40,10 @@ class _Envelope(msgspec.Struct):
     error: _Fault = msgspec.field(default_factory=_Fault)
 
 
+class _ClaimReply(msgspec.Struct):
+    taken_over: int = 0
+
+
 class _StatusReply(msgspec.Struct):
     status: dict[str, Any]
 
@@ -89,6 +93,11 @@ class ControlClient:
         """Return what the node says of itself."""
         self._submit({"op": "status"})
         return self._collect(_StatusReply).status
+
+    def claim(self, server: str, seconds: float) -> int:
+        """Let `server` take over for so long, 0 ends it; return what it took over in the window that was open."""
+        self._submit({"op": "claim", "server": server, "seconds": float(seconds)})
+        return self._collect(_ClaimReply).taken_over
 
     def apply(self, changes: Sequence[Wanted], *, force: bool = False, dry_run: bool = False) -> Applied:
         """Have the node make `changes` (at most `MAX_CHANGES`) in one transaction; return what came of it."""

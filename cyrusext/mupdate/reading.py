@@ -7,7 +7,6 @@ session's task; any other takes its turn with the other commands.
 from __future__ import annotations
 
 import asyncio
-import re
 from abc import abstractmethod
 
 from cyrusext.model import State
@@ -18,6 +17,7 @@ from cyrusext.mupdate.channel import WRITE_AHEAD, Channel
 from cyrusext.mupdate.service import Service
 from cyrusext.mupdate.stream import Stream
 from cyrusext.mupdate.types import Find, List, No, Ok, Update
+from cyrusext.names import without_folder
 from cyrusext.runtime import logging
 from cyrusext.wire.framer import Framer
 
@@ -28,13 +28,6 @@ PIECE = 256 << 10
 PIECE_TO_DEFLATE = 32 << 10
 SNAPSHOT_S = 2.0
 """How long a walk may be of one moment: so long the store can not use again what is changed meanwhile."""
-
-_FOLDER = re.compile(rb"((?:^|[!.])user\.[^.]+)\..*", re.DOTALL)
-
-
-def without_folder(name: bytes) -> bytes:
-    """Return `name` as the log shows it: of what is below a user's INBOX, only whose it is."""
-    return _FOLDER.sub(rb"\1.*", name)
 
 
 class Reading(Channel):

@@ -102,6 +102,11 @@ class MupdateServer:
                 await asyncio.wait_for(self._empty.wait(), self._service.bounds.close_s + 1.0)
         self._service.login_pool.close()
 
+    def by_state(self) -> dict[str, int]:
+        """Return how many connections have not logged in, have, and stream."""
+        login, streaming = self._guests.strangers, sum(guest.streams for guest in self._guests)
+        return {"login": login, "ready": len(self._guests) - login - streaming, "streaming": streaming}
+
     def admit(self, guest: Guest) -> str:
         if self._stopping:
             return "server is shutting down"

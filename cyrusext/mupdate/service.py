@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -68,6 +69,18 @@ class Bounds:
     """From our close to cutting off a client that does not read."""
 
 
+@dataclass
+class Tally:
+    """What the sessions have counted since the start."""
+
+    logins: Counter[str] = field(default_factory=Counter)
+    """Good logins by mechanism."""
+    failed_logins: Counter[str] = field(default_factory=Counter)
+    """Bad ones by mechanism; "other" is one that was not offered."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Changes that got NO, by the code of the reason."""
+
+
 @dataclass(frozen=True)
 class Service:
     """The parts and settings of one MUPDATE server."""
@@ -85,6 +98,7 @@ class Service:
     resend_after_s: float = 0.5
     orders: Sequence[tuple[Network, Order]] = ()
     bounds: Bounds = field(default_factory=Bounds)
+    tally: Tally = field(default_factory=Tally)
     leftovers: Leftovers | None = None
     """Reservations that are not told to everybody; None: all are told."""
     rules: ModeRules = RULES[Mode.STANDARD]

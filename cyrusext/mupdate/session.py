@@ -15,7 +15,7 @@ from cyrusext.directory.base import Outcome
 from cyrusext.directory.ownership import Action, Change, check_change
 from cyrusext.errors import InvalidName, RemoteProtocolError
 from cyrusext.mupdate.login import Login
-from cyrusext.mupdate.reading import Reading, without_folder
+from cyrusext.mupdate.reading import Reading
 from cyrusext.mupdate.service import Service
 from cyrusext.mupdate.state import LOGGED_OUT
 from cyrusext.mupdate.types import (
@@ -44,6 +44,7 @@ from cyrusext.mupdate.types import (
     Starttls,
     Update,
 )
+from cyrusext.names import without_folder
 from cyrusext.net.sasl import NOTHING_PROVED, LoginRefused, LoginUnavailable, Step
 from cyrusext.runtime import logging
 from cyrusext.wire.sasl import Secret
@@ -255,6 +256,7 @@ class Session(Reading):
             change = check_change(action, name, location, acl, parse=self._service.rules.location)
         except InvalidName as error:
             await self._settled()
+            self._service.tally.refused[error.code] += 1
             self.send(No(tag, error.public))
             return
         if len(self._unanswered) >= MAX_UNANSWERED:
@@ -275,6 +277,7 @@ class Session(Reading):
                 self.send(Ok(tag, outcome.text))
             else:
                 self.send(No(tag, outcome.text))
+                self._service.tally.refused[outcome.code or "other"] += 1
                 self._log_refusal(change, outcome.text)
         self.flush()
         if not waiting:
@@ -371,11 +374,13 @@ class Session(Reading):
                 tls=self._proved is not None,
                 remembered=self._login.remembered,
             )
+            self._service.tally.logins[self._login.mechanism] += 1
             self._end_login()
             self.send(Ok(tag, "Authenticated"))
 
     async def _refuse(self, tag: bytes, reason: str) -> None:
         """Answer a failed login, not too fast; the reason is for the log only."""
+        self._service.tally.failed_logins[self._login.mechanism if self._login is not None else "other"] += 1
         self._end_login()
         self._failed_logins += 1
         log.warning("mupdate.login_failed", peer=self.peer, reason=reason, failures=self._failed_logins)

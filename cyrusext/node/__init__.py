@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import uvloop
 
-from cyrusext.directory.embedded import EmbeddedDirectory
+from cyrusext.directory.embedded import EmbeddedDirectory, SuspectWork
 from cyrusext.directory.modes import RULES, Mode
 from cyrusext.doors.kick import KickDoor
 from cyrusext.errors import CyrusExtError
@@ -31,6 +31,7 @@ from cyrusext.node.reload import Reload
 from cyrusext.node.settings import configured, metrics_addresses, open_logins, open_tls
 from cyrusext.replica.feed import ChangeFeed
 from cyrusext.replica.hot import HotTable
+from cyrusext.replica.unsettled import Unsettled
 from cyrusext.replica.upkeep import Upkeep
 from cyrusext.replica.writer import GroupCommit
 from cyrusext.runtime import lifecycle as life
@@ -102,6 +103,8 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
     upkeep = Upkeep(store, writer, lambda: directory.is_fresh)
     writer.on_commit(upkeep.beat)
     writer.on_commit(feed.publish)
+    unsettled = Unsettled(store, lambda record: writer.submit(SuspectWork(record)))
+    writer.on_commit(unsettled.learn)
     service = Service(
         hostname=config.node.name,
         version=version(),
@@ -118,8 +121,10 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
 
     places.kicks.is_caught_up = lambda: directory.is_fresh
     reload = Reload(config, store, writer, server)
-    control = NodeControl(version(), store, writer, directory, feed, server, places.kicks, reload, rules.location)
-    registry = metrics.new_registry(control.metrics, control.METRICS)
+    control = NodeControl(
+        version(), store, writer, directory, feed, server, upkeep, unsettled, places.kicks, reload, rules.location
+    )
+    registry = metrics.new_registry(control.metrics, control.METRICS, control.LABELS)
     door = metrics.MetricsServer(places.metrics.sockets, registry, control.unready)
     reload.add_door(server, places.mupdate, lambda taken: taken.mupdate.listen)
     reload.add_door(door, places.metrics, metrics_addresses)
@@ -131,7 +136,7 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
         log.info("node.ready", node=config.node.name, version=version(), listen=names, seq=store.seq)
 
     sockets = ControlServer(config.node.run_dir / "control", control.handle)
-    lifecycle = life.Lifecycle([writer, upkeep, HotTable(store), sockets, server, places.kicks, door])
+    lifecycle = life.Lifecycle([writer, upkeep, HotTable(store), unsettled, sockets, server, places.kicks, door])
     code = await lifecycle.run(ready, reload=reload.run)
     if writer.is_running:
         # It hangs in a commit: closing the store under it is not possible, and what it had acknowledged is durable.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -21,6 +21,9 @@ from cyrusext.model import ServerPartition
 from cyrusext.mupdate.server import MupdateServer
 from cyrusext.node.reload import Reload
 from cyrusext.replica.apply import ApplyWork
+from cyrusext.replica.feed import ChangeFeed
+from cyrusext.replica.unsettled import Unsettled
+from cyrusext.replica.upkeep import Upkeep
 from cyrusext.replica.writer import GroupCommit
 from cyrusext.runtime import logging
 from cyrusext.runtime.control import error_reply
@@ -28,6 +31,10 @@ from cyrusext.runtime.metrics import Values
 from cyrusext.store import Store
 
 log = logging.get()
+
+
+SHOWN_SUSPECTS = 10
+"""Names of suspect mailboxes in `status`."""
 
 
 class StatusRequest(msgspec.Struct, tag_field="op", tag="status"):
@@ -66,11 +73,35 @@ class NodeControl:
         "cyrusext_changes_total": "Records changed.",
         "cyrusext_write_queue": "Changes waiting for a commit.",
         "cyrusext_write_failing": "1 when the last commit failed.",
+        "cyrusext_commit_seconds": "Time that a commit took.",
+        "cyrusext_writes_refused_total": "Changes of MUPDATE clients that got NO.",
+        "cyrusext_taken_over_total": "Mailboxes that a server took over from another.",
+        "cyrusext_claims": "Seconds left of an operator's window for this server.",
+        "cyrusext_suspect_records": "Records that have to be verified.",
+        "cyrusext_reserved_too_long": "Reservations older than a minute.",
+        "cyrusext_heartbeat_age_seconds": "Age of the heartbeat that readers go by.",
+        "cyrusext_kicks_total": "Kicks of Cyrus processes answered.",
+        "cyrusext_kick_sockets_failing": "Kick sockets that can not be had.",
+        "cyrusext_reload_failing": "1 when the configuration file was not taken at the last reload.",
+        "cyrusext_needs_restart": "Keys of the file that wait for a restart.",
+        "cyrusext_build_info": "Always 1; its label has the version.",
+        "cyrusext_mupdate_logins_total": "Logins.",
+        "cyrusext_mupdate_failed_logins_total": "Failed logins.",
+        "cyrusext_mupdate_queue_depth_max": "Records that wait for the subscriber that is furthest behind.",
         "cyrusext_mupdate_connections": "MUPDATE connections.",
         "cyrusext_mupdate_subscribers": "MUPDATE connections that stream.",
         "cyrusext_mupdate_turned_away_total": "Connections over max_connections.",
         "cyrusext_mupdate_gave_way_total": "Connections without a login that had to leave for new ones.",
     }
+
+    LABELS: ClassVar[dict[str, str]] = {
+        "cyrusext_writes_refused_total": "reason",
+        "cyrusext_mupdate_logins_total": "mechanism",
+        "cyrusext_mupdate_failed_logins_total": "mechanism",
+        "cyrusext_mupdate_connections": "state",
+        "cyrusext_build_info": "version",
+    }
+    """Labels other than the server."""
 
     def __init__(
         self,
@@ -78,8 +109,10 @@ class NodeControl:
         store: Store,
         writer: GroupCommit,
         directory: Directory,
-        subscribers: Sized,
+        feed: ChangeFeed,
         server: MupdateServer,
+        upkeep: Upkeep,
+        unsettled: Unsettled,
         kicks: KickDoor,
         reload: Reload,
         location: Callable[[bytes], ServerPartition],
@@ -87,7 +120,8 @@ class NodeControl:
         self._version = version
         self._kicks, self._reload = kicks, reload
         self._store, self._writer, self._directory = store, writer, directory
-        self._subscribers, self._server, self._location = subscribers, server, location
+        self._feed, self._server, self._location = feed, server, location
+        self._upkeep, self._unsettled = upkeep, unsettled
         self._since = time.monotonic()
         self._decoder = msgspec.msgpack.Decoder(Request)
 
@@ -97,9 +131,10 @@ class NodeControl:
         if isinstance(request, ApplyRequest):
             return await self._apply(request)
         if isinstance(request, ClaimRequest):
-            self._directory.claim(request.server, request.seconds)
+            taken = self._directory.windows().get(request.server, {}).get("taken_over", 0)
             log.warning("backend.claim", server=request.server, seconds=request.seconds)
-            return {"ok": True}
+            self._directory.claim(request.server, request.seconds)
+            return {"ok": True, "taken_over": taken}
         return {"ok": True, "status": self.status()}
 
     async def _apply(self, request: ApplyRequest) -> object:
@@ -140,11 +175,17 @@ class NodeControl:
             "servers": stat.servers,
             "store_bytes": stat.bytes_used,
             "connections": len(self._server),
-            "subscribers": len(self._subscribers),
+            "subscribers": len(self._feed),
             "commits": self._writer.commits,
             "changes": self._writer.changes,
             "write_queue": self._writer.queued,
             "last_error": self._writer.last_error,
+            "claims": self._directory.windows(),
+            "suspects": self._unsettled.suspects,
+            "reserved_too_long": self._unsettled.reserved_too_long,
+            "suspect_mailboxes": [
+                name.decode("utf-8", "backslashreplace") for name in self._unsettled.first(SHOWN_SUSPECTS)
+            ],
             "kick_sockets": {path: self._kicks.failures.get(path, "served") for path in self._kicks.paths},
             "needs_restart": self._reload.needs_restart,
             "reload_error": self._reload.failure,
@@ -156,7 +197,7 @@ class NodeControl:
 
     def metrics(self) -> Values:
         """Return the values of `METRICS`."""
-        stat = self._store.stat()
+        stat, tally = self._store.stat(), self._server.service.tally
         return {
             "cyrusext_records": {server: float(count) for server, count in stat.servers.items()},
             "cyrusext_tombstones": stat.tombstones,
@@ -167,8 +208,23 @@ class NodeControl:
             "cyrusext_changes_total": self._writer.changes,
             "cyrusext_write_queue": self._writer.queued,
             "cyrusext_write_failing": float(bool(self._writer.last_error)),
-            "cyrusext_mupdate_connections": len(self._server),
-            "cyrusext_mupdate_subscribers": len(self._subscribers),
+            "cyrusext_commit_seconds": self._writer.latency,
+            "cyrusext_writes_refused_total": dict(tally.refused),
+            "cyrusext_taken_over_total": self._directory.taken_over,
+            "cyrusext_claims": {server: window["seconds_left"] for server, window in self._directory.windows().items()},
+            "cyrusext_suspect_records": self._unsettled.suspects,
+            "cyrusext_reserved_too_long": self._unsettled.reserved_too_long,
+            "cyrusext_heartbeat_age_seconds": self._upkeep.beat_age_s,
+            "cyrusext_kicks_total": self._kicks.kicks,
+            "cyrusext_kick_sockets_failing": len(self._kicks.failures),
+            "cyrusext_reload_failing": float(bool(self._reload.failure)),
+            "cyrusext_needs_restart": len(self._reload.needs_restart),
+            "cyrusext_build_info": {self._version: 1.0},
+            "cyrusext_mupdate_logins_total": dict(tally.logins),
+            "cyrusext_mupdate_failed_logins_total": dict(tally.failed_logins),
+            "cyrusext_mupdate_connections": self._server.by_state(),
+            "cyrusext_mupdate_subscribers": len(self._feed),
+            "cyrusext_mupdate_queue_depth_max": self._feed.deepest,
             "cyrusext_mupdate_turned_away_total": self._server.turned_away,
             "cyrusext_mupdate_gave_way_total": self._server.gave_way,
         }

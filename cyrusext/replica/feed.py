@@ -139,6 +139,11 @@ class ChangeFeed:
     def _next(self) -> int:
         return self._first + len(self._news)
 
+    @property
+    def deepest(self) -> int:
+        """Records that wait for the subscriber that is furthest behind."""
+        return max(map(len, self._subscriptions), default=0)
+
     def subscribe(
         self,
         wake: Callable[[], None],

@@ -44,6 +44,7 @@ class Upkeep:
         self._store, self._writer, self._is_fresh = store, writer, is_fresh
         self._timer: asyncio.TimerHandle | None = None
         self._next_upkeep = 0.0
+        self._beaten_at = time.monotonic()
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -54,10 +55,16 @@ class Upkeep:
             self._timer.cancel()
         self._store.beat(fresh=False)  # readers need not wait for the heartbeat to grow old
 
+    @property
+    def beat_age_s(self) -> float:
+        """Seconds since the last heartbeat that was written."""
+        return time.monotonic() - self._beaten_at
+
     def beat(self, _changes: object = None) -> None:
         """Write the heartbeat now; listens to commits too, so that their sequence is in it."""
         try:
             self._store.beat(fresh=self._is_fresh())
+            self._beaten_at = time.monotonic()
         except StoreError as error:
             # Readers find the heartbeat too old and say "temporary"; commits and their answers go on.
             log.error("store.no_heartbeat", error=error)

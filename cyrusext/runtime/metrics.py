@@ -11,11 +11,12 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from cyrusext.errors import ConfigError
+from cyrusext.runtime.histogram import Histogram
 
 REQUEST_S = 5.0
 """How long a request may take, in seconds."""
@@ -23,15 +24,16 @@ MAX_HEAD = 8 << 10
 """Longest request head in bytes."""
 MAX_CONNECTIONS = 64
 
-Values = Mapping[str, float | Mapping[str, float]]
-"""Metric → value, or → value by server."""
+Values = Mapping[str, float | Mapping[str, float] | Histogram]
+"""Metric → value, or → value by what its label says, or → how often which duration."""
+DEFAULT_LABEL = "server"
 
 
 class _Read(Collector):
     """Asks for the values at each scrape."""
 
-    def __init__(self, values: Callable[[], Values], help_texts: Mapping[str, str]) -> None:
-        self._values, self._help = values, help_texts
+    def __init__(self, values: Callable[[], Values], help_texts: Mapping[str, str], labels: Mapping[str, str]) -> None:
+        self._values, self._help, self._labels = values, help_texts, labels
 
     def describe(self) -> list[Metric]:
         return []
@@ -39,23 +41,32 @@ class _Read(Collector):
     def collect(self) -> Iterator[Metric]:
         for name, value in self._values().items():
             text = self._help[name]
-            if isinstance(value, Mapping):
-                by_server = GaugeMetricFamily(name, text, labels=["server"])
-                for server, number in value.items():
-                    by_server.add_metric([server], number)
-                yield by_server
+            if isinstance(value, Histogram):
+                yield HistogramMetricFamily(name, text, buckets=value.cumulative(), sum_value=value.total)
+            elif isinstance(value, Mapping):
+                labels = [self._labels.get(name, DEFAULT_LABEL)]
+                kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                family = kind(name, text, labels=labels)
+                for label, number in value.items():
+                    family.add_metric([label], number)
+                yield family
             elif name.endswith("_total"):
                 yield CounterMetricFamily(name, text, value=value)
             else:
                 yield GaugeMetricFamily(name, text, value=value)
 
 
-def new_registry(values: Callable[[], Values], help_texts: Mapping[str, str]) -> CollectorRegistry:
-    """Return a registry of the process's own figures and of what `values` returns at each scrape."""
+def new_registry(
+    values: Callable[[], Values], help_texts: Mapping[str, str], labels: Mapping[str, str] | None = None
+) -> CollectorRegistry:
+    """Return a registry of the process's own figures and of what `values` returns at each scrape.
+
+    `labels` names the label of a metric that has values by something else than the server.
+    """
     registry = CollectorRegistry()
     for kind in (ProcessCollector, PlatformCollector, GCCollector):
         kind(registry=registry)
-    registry.register(_Read(values, help_texts))
+    registry.register(_Read(values, help_texts, labels or {}))
     return registry
 
 

@@ -129,7 +129,7 @@ def test_metrics_and_health(make: Make, network: Network) -> None:
 
         metrics = get("/metrics")
         assert 'cyrusext_records{server="be1"} 1.0' in metrics
-        assert "cyrusext_mupdate_connections 1.0" in metrics
+        assert 'cyrusext_mupdate_connections{state="ready"} 1.0' in metrics
         assert "cyrusext_commits_total 1.0" in metrics
         assert (get("/healthz"), get("/readyz")) == ("alive\n", "ready\n")
 
@@ -192,10 +192,10 @@ def test_a_claim_opens_and_closes_a_backend_s_window(make: Make) -> None:
         client.ok(b"ACTIVATE", b"user.alice", b"be1!default", b"a\tl\t")
         take = (b"ACTIVATE", b"user.alice", b"be2!default", b"a\tl\t")
         assert client.command(*take)[-1].verb == "NO"
-        assert ask(node, {"op": "claim", "server": "be2", "seconds": 60}) == {"ok": True}
+        assert ask(node, {"op": "claim", "server": "be2", "seconds": 60}) == {"ok": True, "taken_over": 0}
         assert client.command(*take)[-1].verb == "OK"
-        assert ask(node, {"op": "claim", "server": "be2", "seconds": 0}) == {"ok": True}
-        assert ask(node, {"op": "claim", "server": "be1", "seconds": 0}) == {"ok": True}
+        assert ask(node, {"op": "claim", "server": "be2", "seconds": 0}) == {"ok": True, "taken_over": 1}
+        assert ask(node, {"op": "claim", "server": "be1", "seconds": 0}) == {"ok": True, "taken_over": 0}
         assert client.command(b"ACTIVATE", b"user.alice", b"be1!default", b"a\tl\t")[-1].verb == "NO"
     assert ask(node, {"op": "nonsense"})["error"]["code"] == "protocol-remote"
     assert ask(node, {"op": "apply", "changes": [[b"a"]]})["error"]["code"] == "protocol-remote"

@@ -9,6 +9,7 @@ import click
 import pytest
 
 from cyrusext.cli import cli as cyrusext_command
+from cyrusext.node.control import NodeControl
 from lmtp_router.cli import cli as router_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,3 +109,11 @@ def test_every_decision_is_listed() -> None:
         page.name for page in decisions.glob("*.md") if page.name != "index.md" and f"({page.name})" not in index
     ]
     assert not missing
+
+
+def test_the_metrics_page_names_what_there_is_and_nothing_else() -> None:
+    page = (ROOT / "docs" / "operations" / "metrics.md").read_text()
+    named = {re.sub(r"_bucket$", "", name) for name in re.findall(r"\bcyrusext_\w+", page)}
+    assert named == set(NodeControl.METRICS)
+    labels = dict(re.findall(r"^\| `(cyrusext_\w+)` \| `(\w+)` \|", page, flags=re.MULTILINE))
+    assert {name: label for name, label in labels.items() if label not in ("server", "le")} == NodeControl.LABELS

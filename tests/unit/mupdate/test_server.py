@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cyrusext.mupdate.reading import without_folder
 from cyrusext.mupdate.service import Bounds
+from cyrusext.names import without_folder
 from cyrusext.replica.feed import SLICE
 from cyrusext.runtime import logging
 from tests.harness.inprocess import InProcessMaster

@@ -123,7 +123,7 @@ def test_two_changes_to_one_mailbox_are_decided_one_after_the_other() -> None:
         one, two = bench.activate(b"x", b"be1!default"), bench.activate(b"x", b"be2!default")
         bench.store.gate.set()
         assert (await one).granted
-        assert await two == Outcome(False, "mailbox is held by be1")
+        assert await two == Outcome(False, "mailbox is held by be1", "ownership")
 
     run(scenario)
 
@@ -156,7 +156,7 @@ def test_a_failed_commit_is_a_no_with_the_reason_for_each_and_then_it_goes_on(
     async def scenario(bench: Bench) -> None:
         bench.store.failure = failure
         outcomes = await asyncio.gather(*(bench.activate(b"user.%d" % number) for number in range(3)))
-        assert outcomes == [Outcome(False, text)] * 3
+        assert [outcome[:2] for outcome in outcomes] == [(False, text)] * 3
         assert bench.told == []
         bench.store.failure = None
         assert (await bench.activate(b"user.0")).granted
@@ -206,7 +206,7 @@ def test_stopping_does_not_wait_for_a_store_that_does_not_take_it(capfd: pytest.
         waiting = [bench.activate(b"user.%d" % number) for number in range(3)]
         await until(lambda: bench.writer.last_error)
         await asyncio.wait_for(bench.writer.stop(), 10)
-        assert await asyncio.gather(*waiting) == [Outcome(False, "no space left for the change")] * 3
+        assert await asyncio.gather(*waiting) == [Outcome(False, "no space left for the change", "store-full")] * 3
 
     asyncio.run(main())
 
@@ -238,7 +238,7 @@ def test_too_much_waiting_is_refused_at_once() -> None:
         queued = [bench.activate(b"user.%d" % number) for number in range(5)]
         refused = bench.activate(b"one.more")
         assert refused.done()
-        assert refused.result() == Outcome(False, "too many changes are waiting, try again")
+        assert refused.result() == Outcome(False, "too many changes are waiting, try again", "writer-busy")
         bench.store.gate.set()
         assert all(outcome.granted for outcome in await asyncio.gather(*queued))
         assert b"one.more" not in bench.store.records
@@ -252,8 +252,8 @@ def test_what_waited_too_long_is_refused_and_never_made(capfd: pytest.CaptureFix
         running = bench.activate(b"runs")
         await until(lambda: not bench.writer.queued)
         late = bench.activate(b"late")
-        assert await late == Outcome(False, "the change waited too long and was not made")
-        assert await running == Outcome(False, "the change is not durable yet, its outcome is unknown")
+        assert await late == Outcome(False, "the change waited too long and was not made", "write-timeout")
+        assert await running == Outcome(False, "the change is not durable yet, its outcome is unknown", "write-unknown")
         bench.store.gate.set()
         assert (await bench.activate(b"after")).granted
         assert b"late" not in bench.store.records

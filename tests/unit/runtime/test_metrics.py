@@ -7,9 +7,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from cyrusext.net.address import TcpAddress, bind
+from cyrusext.runtime.histogram import Histogram
 from cyrusext.runtime.metrics import MetricsServer, Values, new_registry
 
-HELP = {"x_records": "Records by server.", "x_commits_total": "Commits.", "x_fresh": "Fresh."}
+HELP = {
+    "x_records": "Records by server.",
+    "x_commits_total": "Commits.",
+    "x_fresh": "Fresh.",
+    "x_logins_total": "Logins.",
+    "x_seconds": "Time.",
+}
 
 Ask = Callable[[bytes], Coroutine[Any, Any, bytes]]
 
@@ -18,12 +25,21 @@ def serve(scenario: Callable[[Ask, dict[str, str]], Coroutine[Any, Any, None]]) 
     state = {"unready": ""}
 
     def values() -> Values:
-        return {"x_records": {"be1": 3.0, 'odd"': 1.0}, "x_commits_total": 7, "x_fresh": 1.0}
+        times = Histogram((0.1, 1.0))
+        times.add(0.5)
+        return {
+            "x_records": {"be1": 3.0, 'odd"': 1.0},
+            "x_commits_total": 7,
+            "x_fresh": 1.0,
+            "x_logins_total": {"PLAIN": 2},
+            "x_seconds": times,
+        }
 
     async def main() -> None:
         sockets = bind(TcpAddress("127.0.0.1", 0))
         port = sockets[0].getsockname()[1]
-        server = MetricsServer(sockets, new_registry(values, HELP), lambda: state["unready"])
+        registry = new_registry(values, HELP, {"x_logins_total": "mechanism"})
+        server = MetricsServer(sockets, registry, lambda: state["unready"])
         await server.start()
 
         async def ask(raw: bytes) -> bytes:
@@ -50,6 +66,9 @@ def test_metrics_are_read_when_asked_for() -> None:
         assert b'\nx_records{server="be1"} 3.0\n' in answer
         assert b"\nx_commits_total 7.0\n" in answer
         assert b"\nx_fresh 1.0\n" in answer
+        assert b'\nx_logins_total{mechanism="PLAIN"} 2.0\n' in answer
+        assert b'\nx_seconds_bucket{le="0.1"} 0.0\nx_seconds_bucket{le="1"} 1.0\n' in answer
+        assert b"\nx_seconds_count 1.0\nx_seconds_sum 0.5\n" in answer
         assert b"\nprocess_resident_memory_bytes " in answer
         head, _, body = answer.partition(b"\r\n\r\n")
         assert b"Content-Length: %d\r\n" % len(body) in head
