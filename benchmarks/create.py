@@ -5,7 +5,7 @@
 One IMAP connection to the backend; each CREATE makes the mailbox there and then goes to the master on a connection of
 its own: banner, login, RESERVE, ACTIVATE, LOGOUT.  The backend chooses the login: SCRAM-SHA-512 where it is offered, as
 it is by a stock master out of the box, PLAIN where nothing else is.  Master on CPU 0, backend and client on CPU 1, with
-the Cyrus of both Debian releases.  At most 5 minutes.
+the Cyrus of both Debian releases.  Some 60 seconds; ended after 4 minutes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.rig.generator import load
 from benchmarks.rig.masters import Name, Place, make_node, make_stock, say, workplace
 from benchmarks.rig.results import COST, Figures, Row, table
 from benchmarks.rig.script import Bench, run
@@ -33,12 +34,14 @@ from tests.harness.ours import Config
 from tests.harness.server import Server
 from tests.harness.side_by_side import CLIENT_CPU, SERVER_CPU, pin
 
-LIMIT_S = 400
+LIMIT_S = 240
 REALM = "mup.lab"
 OFFERED = {
     "PLAIN": ["PLAIN"],
     "SCRAM": ["PLAIN", "DIGEST-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"],
 }
+ALONE = "the master's part of it, PLAIN"
+ALONE_COUNT = 100
 PLACES: tuple[Place, Place] = ("tmpfs", "disk")
 
 
@@ -83,6 +86,12 @@ def create_ms(side: Side, first: int, count: int) -> float:
     return statistics.median(took) * 1e3
 
 
+def master_ms(side: Side, first: int) -> float:
+    """The median of what a CREATE asks of the master, in milliseconds, asked by the generator."""
+    report = load("change", side.master.address, first=first, count=ALONE_COUNT, cpu=CLIENT_CPU)
+    return report.latency().p50_us / 1e3
+
+
 def at(bench: Bench, place: Place, figures: Figures) -> None:
     count = bench.size(25, 3)
     with ExitStack() as stack:
@@ -95,6 +104,8 @@ def at(bench: Bench, place: Place, figures: Figures) -> None:
             for side in sides[:: -1 if round_ % 2 else 1]:
                 took = create_ms(side, round_ * count, count)
                 figures.add(f"{place}, {side.login}", side.name, took)
+                if side.login == "PLAIN":
+                    figures.add(f"{place}, {ALONE}", side.name, master_ms(side, round_ * ALONE_COUNT))
                 say(f"{side.name}, {side.login}, {place}: {took:.1f} ms")
 
 
@@ -105,7 +116,7 @@ def of_release(bench: Bench) -> list[str]:
         at(bench, place, figures)
         plain, scram = (figures.row(f"{place}, {login}") for login in OFFERED)
         best = Row(f"{place}, node: PLAIN, stock: SCRAM", plain.node, scram.stock, "≥ 2× (half the time)")
-        rows += [best, plain, scram]
+        rows += [best, plain, scram, figures.row(f"{place}, {ALONE}")]
     version = roots.package_version(bench.root, "cyrus-common")
     return [f"Backend and stock master are Cyrus {version} ({bench.root.suite}):", "", *table(rows, COST, "ms"), ""]
 

@@ -5,7 +5,7 @@
 Latency is from the moment a change is due to be sent until a subscriber has read it, over all subscribers and changes.
 Subscribers of our node say nothing.  The stock master pushes every five seconds only, or when it is sent NOOP, and
 quiet subscribers stop it altogether: it is measured with NOOPs as well, on a fresh server each time.  A server that is
-silent for 20 s while answers are missing has its sentence in the table.  At most 6 minutes.
+silent for 20 s while answers are missing has its sentence in the table.  Some 4 minutes; ended after 8.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.rig.results import COST, Row, table
 from benchmarks.rig.script import Bench, run
 from tests.harness.side_by_side import CLIENT_CPU
 
-LIMIT_S = 600
+LIMIT_S = 480
 RATE_PER_S = 200
 PATIENCE_S = 20
 LONG_S = 25.0

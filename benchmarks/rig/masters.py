@@ -65,12 +65,21 @@ def say(text: str) -> None:
 def workplace(place: Place) -> Iterator[tuple[Path, Network]]:
     """A directory there and addresses for servers; those that were made inside and still run at the end are killed."""
     with ExitStack() as stack:
-        state = Path(tempfile.mkdtemp(prefix="cyx-bench-", dir=PLACES[place]))
+        _remove_left_behind(PLACES[place])
+        state = Path(tempfile.mkdtemp(prefix=f"cyx-bench-{os.getpid()}-", dir=PLACES[place]))
         stack.callback(shutil.rmtree, state, ignore_errors=True)
         network = Network()
         stack.callback(network.close)
         stack.callback(_end_all_in, state)
         yield state, network
+
+
+def _remove_left_behind(place: Path) -> None:
+    """Remove what a run left that was killed: a million records on tmpfs are hundreds of megabytes of memory."""
+    for old in place.glob("cyx-bench-*-*"):
+        pid = old.name.split("-")[2]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _end_all_in(state: Path) -> None:

@@ -90,10 +90,16 @@ def run(
 
 
 def _limit(seconds: int) -> None:
+    """End the script when it takes longer, or is told to end, as an exception."""
+
     def over(_signal: int, _frame: object) -> None:
         raise TooLong(f"not done after {seconds} s")
 
+    def ended(_signal: int, _frame: object) -> None:
+        raise SystemExit(143)
+
     signal.signal(signal.SIGALRM, over)
+    signal.signal(signal.SIGTERM, ended)  # so that the servers are ended, too
     signal.alarm(seconds)
 
 
