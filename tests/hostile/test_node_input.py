@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness.mupdate import PORT, Mupdate, literal
-from tests.harness.ours import Node
+from tests.harness.network import Network
+from tests.harness.ours import Config, Node
 from tests.harness.topology import lone_node
 
 LOGIN = b'L AUTHENTICATE "PLAIN" "%s"\r\n' % base64.b64encode(b"\0murder\0murderpw")
@@ -175,3 +176,33 @@ def test_memory_is_bounded(node: Node, member: Mupdate) -> None:
     finally:
         for client in clients:
             client.close()
+
+
+def test_thousands_that_say_nothing_keep_no_backend_out(new_state: Callable[[], Path]) -> None:
+    """Four times as many strangers as there are places, all from one address and none of them leaving."""
+    places = 300
+    network = Network()
+    config: Config = {"mupdate": {"max_connections": places}, "log": {"level": "info"}}
+    node = Node(network.address(10), new_state(), {}, config)
+    node.configure()
+    strangers: list[socket.socket] = []
+    try:
+        node.start()
+        with Mupdate(node.address) as member:
+            before = rss_kib(node)
+            for number in range(4 * places):
+                strangers.append(socket.create_connection((node.address, PORT), timeout=10))
+                if number % 100 == 99:
+                    with Mupdate(node.address) as backend:
+                        backend.ok(b"ACTIVATE", b"user.n%d" % number, b"be1!default", b"n\tl\t")
+            member.ok(b"NOOP")
+            assert len(member.list(b"be1!")) == 4 * places // 100
+            assert rss_kib(node) - before < 10 * places
+        assert strangers[0].recv(65536).endswith(b'* BYE "too many connections"\r\n')
+        assert node.log_contains("event=mupdate.gave_way")
+        node.close()
+    finally:
+        for stranger in strangers:
+            stranger.close()
+        node.kill()
+        network.close()
