@@ -130,6 +130,13 @@ class NodeUnavailable(CyrusExtError):
     exit_code = 69
 
 
+class NodeFollows(CyrusExtError):
+    """This node follows another one, which alone decides on changes."""
+
+    code = "node-follows"
+    exit_code = 69
+
+
 class MupdateUnavailable(CyrusExtError):
     """An MUPDATE server does not answer in time, or the connection to it is gone; a write's outcome is unknown."""
 

@@ -14,6 +14,7 @@ from cyrusext.cli.lookup_cmd import lookup_command
 from cyrusext.cli.mailbox_cmd import mailbox_group
 from cyrusext.cli.node_cmd import node_command
 from cyrusext.cli.options import Commands
+from cyrusext.cli.replica_cmd import replica_group
 from cyrusext.cli.status_cmd import status_command
 
 
@@ -23,7 +24,16 @@ def cli() -> None:
     """Where is this mailbox? The node of a Cyrus cluster, and questions and changes to it."""
 
 
-for _command in (node_command, status_command, lookup_command, mailbox_group, backend_group, config_group):
+_COMMANDS = (
+    node_command,
+    status_command,
+    lookup_command,
+    mailbox_group,
+    backend_group,
+    replica_group,
+    config_group,
+)
+for _command in _COMMANDS:
     cli.add_command(_command)
 
 

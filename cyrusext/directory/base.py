@@ -41,6 +41,10 @@ class Transaction(Protocol):
 
     def put(self, record: MailboxRecord) -> MailboxRecord: ...
 
+    def put_copied(self, record: MailboxRecord) -> MailboxRecord: ...
+
+    def set_text(self, key: str, text: str) -> None: ...
+
 
 class Work(Protocol[R_co]):
     """A piece of work on the store: reads and writes in one transaction, or nothing of it happens."""
@@ -79,6 +83,13 @@ class Directory(Protocol):
 
     def write(self, change: Change, by: str) -> asyncio.Future[Outcome]:
         """Decide on `change`, sent by `by`; the future is done within the write deadline and never raises."""
+        ...
+
+    async def catch_up(self) -> bool:
+        """Wait until everything that was granted anywhere before this call is applied here.
+
+        False when that is not to be had within the write deadline.
+        """
         ...
 
     def claim(self, server: str, seconds: float) -> None:

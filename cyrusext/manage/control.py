@@ -44,6 +44,14 @@ class _ClaimReply(msgspec.Struct):
     taken_over: int = 0
 
 
+class Deletes(msgspec.Struct, frozen=True):
+    """Deletions that a follower holds back: how many, the first names, and the node that lacks these mailboxes."""
+
+    count: int
+    names: list[bytes]
+    leader: str
+
+
 class _StatusReply(msgspec.Struct):
     status: dict[str, Any]
 
@@ -98,6 +106,11 @@ class ControlClient:
         """Let `server` take over for so long, 0 ends it; return what it took over in the window that was open."""
         self._submit({"op": "claim", "server": server, "seconds": float(seconds)})
         return self._collect(_ClaimReply).taken_over
+
+    def deletes(self, *, accept: bool = False) -> Deletes:
+        """Return the deletions that the node holds back; with `accept` it makes them."""
+        self._submit({"op": "deletes", "accept": accept})
+        return self._collect(Deletes)
 
     def apply(self, changes: Sequence[Wanted], *, force: bool = False, dry_run: bool = False) -> Applied:
         """Have the node make `changes` (at most `MAX_CHANGES`) in one transaction; return what came of it."""

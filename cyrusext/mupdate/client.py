@@ -12,20 +12,26 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
+from msgspec.structs import replace
+
 from cyrusext.errors import LocalProtocolError, MupdateRefused, MupdateUnavailable, RemoteProtocolError
-from cyrusext.mupdate.connection import ClientConnection
+from cyrusext.mupdate.connection import LIMITS, ClientConnection
 from cyrusext.mupdate.types import (
     PAUSED,
     Activate,
     Authenticate,
     Bad,
     Banner,
+    Begins,
     Bye,
     Challenge,
     Command,
     Deactivate,
     Delete,
     Find,
+    Follow,
+    FollowLine,
+    Forward,
     Line,
     List,
     Logout,
@@ -39,6 +45,7 @@ from cyrusext.mupdate.types import (
     Starttls,
     Update,
 )
+from cyrusext.wire.framer import Limits
 from cyrusext.wire.sasl import Secret, build_plain
 
 READ_SIZE = 1 << 18
@@ -52,17 +59,23 @@ class Client:
     """
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, timeout_s: float, peer: str
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        timeout_s: float,
+        peer: str,
+        limits: Limits = LIMITS,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._timeout_s = timeout_s
         self._peer = peer
-        self._connection = ClientConnection()
+        self._connection = ClientConnection(limits=limits)
         self._sent = 0
 
     @classmethod
-    async def connect(cls, host: str, port: int, *, timeout_s: float = 10.0) -> Self:
+    async def connect(cls, host: str, port: int, *, timeout_s: float = 10.0, limits: Limits = LIMITS) -> Self:
         """Connect and read the banner."""
         peer = f"{host}:{port}"
         try:
@@ -70,7 +83,7 @@ class Client:
                 reader, writer = await asyncio.open_connection(host, port, limit=READ_SIZE)
         except (OSError, TimeoutError) as error:
             raise MupdateUnavailable(f"{peer}: {error or 'connection timed out'}") from error
-        client = cls(reader, writer, timeout_s=timeout_s, peer=peer)
+        client = cls(reader, writer, timeout_s=timeout_s, peer=peer, limits=limits)
         try:
             await client._greeting()
         except BaseException:
@@ -236,6 +249,43 @@ class Client:
         command = Update(self._tag("U"), hosts)
         await self._send(self._connection.send(command))
         return Stream(self, command.tag, keepalive_s)
+
+    # Following another node: whoever does it reads all events himself.
+
+    @property
+    def host(self) -> str:
+        """The address at the other end."""
+        peername = self._writer.get_extra_info("peername")
+        return str(peername[0]) if peername else ""
+
+    async def follow(self, command: Follow) -> Begins:
+        """Begin to follow; `command` needs no tag.  Then take what comes with `next_event`."""
+        await self._send(self._connection.send(replace(command, tag=self._tag("F"))))
+        begins = await self._event(self._timeout_s)
+        if not isinstance(begins, Begins):
+            _check(begins, self._peer)
+            raise RemoteProtocolError(f"{self._peer}: unexpected {_words(begins)}")
+        _check(await self._event(self._timeout_s), self._peer)
+        return begins
+
+    async def next_event(self, wait_s: float) -> FollowLine | Ok | No:
+        """Return what the leader says next; raises MupdateUnavailable when it says nothing for so long."""
+        event = await self._event(wait_s)
+        if isinstance(event, FollowLine | Ok | No):
+            return event
+        _check(event, self._peer)
+        raise RemoteProtocolError(f"{self._peer}: unexpected {_words(event)}")
+
+    def post(self, command: Noop | Forward) -> bytes:
+        """Send a command, whatever its tag, without waiting for anything; return its tag.
+
+        Raises LocalProtocolError or MupdateUnavailable where it can not be sent any more.
+        """
+        if self._writer.transport.is_closing():
+            raise MupdateUnavailable(f"{self._peer}: the connection is over")
+        tag = self._tag("W" if isinstance(command, Forward) else "N")
+        self._writer.write(self._connection.send(replace(command, tag=tag)))
+        return tag
 
     async def logout(self) -> None:
         """Say LOGOUT, wait for its OK, close."""

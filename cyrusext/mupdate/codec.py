@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
 from cyrusext.model import MailboxRecord, ServerPartition, State
+from cyrusext.mupdate import following
 from cyrusext.mupdate.types import (
     MAX_HOSTS,
     UNTAGGED,
@@ -21,6 +22,7 @@ from cyrusext.mupdate.types import (
     Authenticate,
     Bad,
     Banner,
+    Begins,
     Bye,
     Challenge,
     Command,
@@ -28,6 +30,8 @@ from cyrusext.mupdate.types import (
     Deactivate,
     Delete,
     Find,
+    Follow,
+    Forward,
     Line,
     List,
     Logout,
@@ -35,6 +39,8 @@ from cyrusext.mupdate.types import (
     No,
     Noop,
     Ok,
+    Reached,
+    Records,
     Reply,
     Reserve,
     Starttls,
@@ -83,6 +89,8 @@ _KINDS: Mapping[bytes, type[Command]] = {
     b"UPDATE": Update,
     b"NOOP": Noop,
     b"LOGOUT": Logout,
+    b"X-CYRUSEXT-FOLLOW": Follow,
+    b"X-CYRUSEXT-FORWARD": Forward,
 }
 _WORDS: Mapping[type[Command], bytes] = {kind: word for word, kind in _KINDS.items()}
 _ARGUMENTS: Mapping[type[Command], tuple[int, int]] = {
@@ -98,6 +106,8 @@ _ARGUMENTS: Mapping[type[Command], tuple[int, int]] = {
     Update: (0, MAX_HOSTS),
     Noop: (0, 0),
     Logout: (0, 0),
+    Follow: (7, 7),
+    Forward: (5, 5),
 }
 """How many strings each command takes, least and most."""
 
@@ -159,6 +169,11 @@ def decode_arguments(head: CommandHead) -> Command:
         return Update(tag, tuple(_word(host) for host in strings))
     if kind is Compress:
         return Compress(tag, _word(strings[0]).upper())
+    if kind is Follow or kind is Forward:
+        try:
+            return (following.read_follow if kind is Follow else following.read_forward)(tag, strings)
+        except ValueError:
+            raise BadCommand(tag, "Extra arguments") from None
     return kind(tag, *strings)  # type: ignore[arg-type]  # every other command is a tag and strings, counted above
 
 
@@ -206,6 +221,10 @@ def encode_command(command: Command) -> bytes:
             strings = [_string(name)]
         case List(prefix=prefix):
             strings = [_string(prefix)] if prefix else []
+        case Follow():
+            strings = [_string(value) for value in following.follow_arguments(command)]
+        case Forward():
+            strings = [_string(value) for value in following.forward_arguments(command)]
         case Update(hosts=hosts):
             if len(hosts) > MAX_HOSTS:
                 raise LocalProtocolError(f"UPDATE takes at most {MAX_HOSTS} hosts")
@@ -238,6 +257,9 @@ def encode_reply(reply: Reply) -> bytes:
             return b"%b RESERVE %b %b\r\n" % (_tagged(tag), _string(name), _string(location))
         case Delete(tag=tag, name=name):
             return b"%b DELETE %b\r\n" % (_tagged(tag), _string(name))
+        case Begins() | Records() | Reached():
+            word, strings = following.line_arguments(reply)
+            return b" ".join([_tagged(reply.tag), word, *map(literal, strings)]) + b"\r\n"
         case Challenge(data=data):
             return encode_item(data) + b"\r\n"
         case _:
@@ -342,6 +364,11 @@ def decode_reply(message: Message, *, exchange: bool = False) -> Reply:
         if len(strings) != count or any(isinstance(string, Atom) for string in strings):
             raise RemoteProtocolError(f"{word.decode()} line has not {count} strings")
         return kind(tag, *strings)
+    if (said := following.LINES.get(word)) is not None:
+        strings = tokenize(arguments)
+        if len(strings) != said[1]:
+            raise RemoteProtocolError(f"{word.decode()} line has not {said[1]} strings", fatal=True)
+        return following.read_line(said[0], tag, strings)
     completion = _COMPLETIONS.get(word)
     if completion is None:
         raise RemoteProtocolError("reply is none that MUPDATE knows")

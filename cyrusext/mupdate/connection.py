@@ -34,6 +34,8 @@ from cyrusext.mupdate.types import (
     ClientEvent,
     Command,
     Compress,
+    Follow,
+    Forward,
     GoAhead,
     No,
     Ok,
@@ -75,12 +77,14 @@ class ServerConnection:
         role: str = "(master)",
         starttls: bool = False,
         compress: Sequence[str] = (),
+        follow: bool = False,
         limits: Limits = LIMITS,
     ) -> None:
         self.state = NOT_AUTHENTICATED
         self._limits = limits
         self._framer = Framer(Limits(*map(min, limits, LOGIN_LIMITS)))
         self._banner = Banner(hostname, software, version, role, tuple(mechanisms), starttls, tuple(compress), True)
+        self._may_follow = follow
         self._tls = False
         self._compressing = False
         self._pending: Command | None = None
@@ -153,6 +157,8 @@ class ServerConnection:
     def _offers(self, kind: type[Command]) -> bool:
         if kind is Compress:
             return bool(self._banner.compress)
+        if kind is Follow or kind is Forward:
+            return self._may_follow
         return kind is not Starttls or self._banner.starttls or self.state is not NOT_AUTHENTICATED
 
     def _refusal_of_compress(self, command: Compress) -> Bad | No | None:
@@ -352,7 +358,7 @@ class ClientConnection:
         state = next_state(self.state, type(command))
         assert state is not None
         self.state = state
-        if isinstance(command, Update):
+        if isinstance(command, Update | Follow):
             self._stream = command.tag
         elif isinstance(command, Starttls):
             self.banner = None

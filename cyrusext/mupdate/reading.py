@@ -14,6 +14,7 @@ from cyrusext.mupdate._finds import Finds
 from cyrusext.mupdate._sorted import Sorted
 from cyrusext.mupdate._walk import Walk
 from cyrusext.mupdate.channel import WRITE_AHEAD, Channel
+from cyrusext.mupdate.followed import FollowerStream
 from cyrusext.mupdate.service import Service
 from cyrusext.mupdate.stream import Stream
 from cyrusext.mupdate.types import Find, List, No, Ok, Update
@@ -36,7 +37,8 @@ class Reading(Channel):
     def __init__(self, service: Service, transport: asyncio.Transport, host: str, peer: str) -> None:
         super().__init__(service, transport, host, peer)
         self._finds: Finds = service.finds
-        self._stream: Stream | None = None
+        self._leader = service.leader
+        self._stream: Stream | FollowerStream | None = None
         self._asking = ""
         """The server whose list this client has asked for: ``ctl_mboxlist -m`` asks for its own."""
         self.resting = False
@@ -55,7 +57,7 @@ class Reading(Channel):
     # FIND.
 
     def answered_at_once(self) -> bool:
-        if not self.resting or not self._writable.is_set() or self._asking:
+        if not self.resting or not self._writable.is_set() or self._asking or self._leader:
             return False
         answers, more = self._connection.answer_finds(self._batch)
         if answers:
@@ -71,7 +73,7 @@ class Reading(Channel):
 
     def answer_finds(self) -> bool:
         """Answer FINDs that wait, one batch of them; False where there was none."""
-        if self._asking:
+        if self._asking or self._leader:
             return False
         answers, _ = self._connection.answer_finds(self._batch)
         if answers:
@@ -93,6 +95,17 @@ class Reading(Channel):
             self._write(self._connection.send_records(command.tag, (record,)))
         self.send(Ok(command.tag, "Search completed"))
         return True
+
+    async def _is_current(self, command: Find | List) -> bool:
+        """Wait until this node has caught up with the one it follows; where that fails, the client is cut off.
+
+        A backend that pushes its list removes what it hears to be elsewhere: an old answer may cost the only copy.
+        """
+        if not self._leader or await self._service.directory.catch_up():
+            return True
+        log.error("mupdate.unanswered", peer=self.peer, command=type(command).__name__.upper(), leader=self._leader)
+        self._transport.abort()
+        return False
 
     async def _find_later(self, command: Find) -> bool:
         """Answer when the client may hear it; False where that takes too long and the client was cut off."""
@@ -156,7 +169,7 @@ class Reading(Channel):
             self.send(No(command.tag, "mode replicated: a server that holds mailboxes must not run a mupdate slave"))
             log.warning("mupdate.update_refused", peer=self.peer, servers=" ".join(sorted(audience.servers)))
             return
-        self._stream = Stream(
+        self._stream = stream = Stream(
             self,
             self._service,
             tag=command.tag,
@@ -166,7 +179,7 @@ class Reading(Channel):
             writable=self._writable.is_set,
         )
         log.info("mupdate.subscribed", peer=self.peer, user=self.user, servers=" ".join(sorted(servers)), order=order)
-        await self._stream.walk()
+        await stream.walk()
         self.send(Ok(command.tag, "streaming starts"))
         self.flush()
-        self._stream.begin()
+        stream.begin()

@@ -23,6 +23,7 @@ from cyrusext.mupdate._sorted import Sorted
 from cyrusext.mupdate._walk import Walk
 from cyrusext.mupdate.audience import Audiences
 from cyrusext.mupdate.connection import ServerConnection
+from cyrusext.mupdate.leading import Leading
 from cyrusext.mupdate.leftover import Leftovers
 from cyrusext.mupdate.types import UNTAGGED, Bye
 from cyrusext.net.login_pool import LoginPool
@@ -103,6 +104,10 @@ class Service:
     """Reservations that are not told to everybody; None: all are told."""
     rules: ModeRules = RULES[Mode.STANDARD]
     audiences: Audiences = field(default_factory=Audiences)
+    leading: Leading | None = None
+    """What lets other nodes follow; None: they may not."""
+    leader: str = ""
+    """The node that this one follows; FIND and LIST are then answered only once this node has caught up with it."""
 
     @cached_property
     def finds(self) -> Finds:
@@ -133,6 +138,7 @@ class Service:
             mechanisms=self.mechanisms,
             starttls=self.tls is not None,
             compress=COMPRESS,
+            follow=self.leading is not None or bool(self.leader),
         )
 
     def mechanisms_for(self, host: str, proved: Proved | None) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing import Protocol
 from cyrusext.directory.base import Outcome
 from cyrusext.directory.ownership import Action, Change, check_change
 from cyrusext.errors import InvalidName, RemoteProtocolError
+from cyrusext.mupdate.followed import FollowerStream
 from cyrusext.mupdate.login import Login
 from cyrusext.mupdate.reading import Reading
 from cyrusext.mupdate.service import Service
@@ -30,6 +31,8 @@ from cyrusext.mupdate.types import (
     Deactivate,
     Delete,
     Find,
+    Follow,
+    Forward,
     GoAhead,
     List,
     Logout,
@@ -153,7 +156,7 @@ class Session(Reading):
             event = self._connection.next_event()
             if event is NEED_DATA or event is PAUSED:
                 break
-            if type(event) is Find and not self._unanswered and self._find(event):
+            if type(event) is Find and not self._unanswered and not self._leader and self._find(event):
                 if not self._writable.is_set():
                     await self.drain()
             elif not await self._handle(event):
@@ -209,8 +212,13 @@ class Session(Reading):
             case Delete():
                 await self._change(Action.DELETE, event.tag, event.name)
                 return True
+            case Forward():
+                await self._forward(event)
+                return True
         await self._settled()
         match event:
+            case Find() | List() if not await self._is_current(event):
+                return False
             case Find():
                 return self._find(event) or await self._find_later(event)
             case Noop() | Logout():
@@ -225,6 +233,8 @@ class Session(Reading):
                 await self._list(event)
             case Update():
                 await self._update(event)
+            case Follow():
+                await self._follow(event)
             case Starttls():
                 await self._start_tls(event)
             case Compress():
@@ -251,7 +261,9 @@ class Session(Reading):
 
     # Changes.
 
-    async def _change(self, action: Action, tag: bytes, name: bytes, location: bytes = b"", acl: bytes = b"") -> None:
+    async def _change(
+        self, action: Action, tag: bytes, name: bytes, location: bytes = b"", acl: bytes = b"", by: str = ""
+    ) -> None:
         try:
             change = check_change(action, name, location, acl, parse=self._service.rules.location)
         except InvalidName as error:
@@ -261,12 +273,24 @@ class Session(Reading):
             return
         if len(self._unanswered) >= MAX_UNANSWERED:
             await self._settled()
-        future = self._service.directory.write(change, f"{self.user}@{self.host or 'local'}")
+        future = self._service.directory.write(change, by or f"{self.user}@{self.host or 'local'}")
         self._unanswered.append((tag, change, future))
         future.add_done_callback(self._answer)
 
-    def _answer(self, _future: asyncio.Future[Outcome]) -> None:
+    async def _forward(self, command: Forward) -> None:
+        """A change that was asked of a node which follows this one; it is that client's, not the node's."""
+        try:
+            action = Action(command.action)
+        except ValueError:
+            await self._settled()
+            self.send(No(command.tag, f"{command.action} is no change"))
+            return
+        await self._change(action, command.tag, command.name, command.location, command.acl, command.by)
+
+    def _answer(self, _future: object = None) -> None:
         """Answer the changes that are decided, as far as none before them is open."""
+        if isinstance(self._stream, FollowerStream) and not self._stream.is_current:
+            return  # the change itself goes first; `_answer` is called then
         waiting = self._unanswered
         if not waiting or not waiting[0][2].done() or self._connection.state is LOGGED_OUT:
             return
@@ -299,6 +323,25 @@ class Session(Reading):
         while self._unanswered:
             self._answered.clear()
             await self._answered.wait()
+
+    # Being followed.
+
+    async def _follow(self, command: Follow) -> None:
+        leading = self._service.leading
+        if leading is None:
+            refusal = f"this node follows {self._service.leader} itself; follow that one"
+        else:
+            refusal = leading.refusal(command)
+        if leading is None or refusal:
+            log.error("follower.refused", peer=self.peer, node=command.node, reason=refusal)
+            self.send(No(command.tag, refusal))
+            return
+        self._stream = stream = FollowerStream(
+            self, self._service, leading, command, writable=self._writable.is_set, caught_up=self._answer
+        )
+        self.send(stream.begins())
+        self.send(Ok(command.tag, "following"))
+        await stream.copy()
 
     # TLS and compression.
 

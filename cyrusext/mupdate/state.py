@@ -17,6 +17,8 @@ from cyrusext.mupdate.types import (
     Deactivate,
     Delete,
     Find,
+    Follow,
+    Forward,
     List,
     Logout,
     Noop,
@@ -32,12 +34,14 @@ class ConnectionState(enum.Enum):
     NOT_AUTHENTICATED = "not authenticated"
     AUTHENTICATED = "authenticated"
     STREAMING = "streaming"
+    FOLLOWED = "followed"
     LOGGED_OUT = "logged out"
 
 
 NOT_AUTHENTICATED = ConnectionState.NOT_AUTHENTICATED
 AUTHENTICATED = ConnectionState.AUTHENTICATED
 STREAMING = ConnectionState.STREAMING
+FOLLOWED = ConnectionState.FOLLOWED
 LOGGED_OUT = ConnectionState.LOGGED_OUT
 
 TRANSITIONS: Mapping[ConnectionState, Mapping[type[Command], ConnectionState]] = {
@@ -56,6 +60,7 @@ TRANSITIONS: Mapping[ConnectionState, Mapping[type[Command], ConnectionState]] =
         Find: AUTHENTICATED,
         List: AUTHENTICATED,
         Update: STREAMING,
+        Follow: FOLLOWED,
         Noop: AUTHENTICATED,
         Logout: LOGGED_OUT,
     },
@@ -63,17 +68,23 @@ TRANSITIONS: Mapping[ConnectionState, Mapping[type[Command], ConnectionState]] =
         Noop: STREAMING,
         Logout: LOGGED_OUT,
     },
+    FOLLOWED: {
+        Forward: FOLLOWED,
+        Noop: FOLLOWED,
+        Logout: LOGGED_OUT,
+    },
     LOGGED_OUT: {},
 }
 """State → legal command → state after its OK.  A missing key is an illegal command."""
 
-PAUSING: frozenset[type[Command]] = frozenset({Authenticate, Starttls, Compress, Update, Logout})
+PAUSING: frozenset[type[Command]] = frozenset({Authenticate, Starttls, Compress, Update, Follow, Logout})
 """Commands whose answer decides how the following bytes are to be read: none is read before it."""
 
 _REFUSALS: Mapping[ConnectionState, str] = {
     NOT_AUTHENTICATED: "Please login first",
     AUTHENTICATED: "not legal in this state",
     STREAMING: "not legal when streaming",
+    FOLLOWED: "not legal when followed",
     LOGGED_OUT: "logged out",
 }
 _REFUSED_COMMANDS: Mapping[type[Command], str] = {

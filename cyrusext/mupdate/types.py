@@ -11,6 +11,7 @@ import enum
 
 import msgspec
 
+from cyrusext.model import MailboxRecord
 from cyrusext.wire.sasl import Secret
 
 UNTAGGED = b"*"
@@ -118,8 +119,49 @@ class Logout(msgspec.Struct, frozen=True, gc=False):
     tag: bytes
 
 
+class Follow(msgspec.Struct, frozen=True):
+    """X-CYRUSEXT-FOLLOW: all records with all their fields, from where the client's copy of them ends.
+
+    `murder` is the mode of the client's murder, `node` its name.
+    `store_id`, `seq` and `mark` say what the copy is of and up to which change; `store_id` is "" where there is none.
+    """
+
+    tag: bytes
+    version: str
+    cluster_id: str
+    murder: str
+    store_id: str
+    seq: int
+    mark: str
+    node: str
+
+
+class Forward(msgspec.Struct, frozen=True, gc=False):
+    """X-CYRUSEXT-FORWARD: a change that somebody, `by`, asked of the client, a node that follows this one."""
+
+    tag: bytes
+    by: str
+    action: str
+    name: bytes
+    location: bytes
+    acl: bytes
+
+
 Command = (
-    Authenticate | Starttls | Compress | Reserve | Activate | Deactivate | Delete | Find | List | Update | Noop | Logout
+    Authenticate
+    | Starttls
+    | Compress
+    | Reserve
+    | Activate
+    | Deactivate
+    | Delete
+    | Find
+    | List
+    | Update
+    | Noop
+    | Logout
+    | Follow
+    | Forward
 )
 
 
@@ -160,6 +202,41 @@ class Mailbox(msgspec.Struct, frozen=True, gc=False):
     acl: bytes
 
 
+FOLLOW_MODES = ("log", "behind", "full")
+"""What X-BEGIN announces: what changed since the client was told; everything, since the log does not reach back so far;
+everything, since the client's copy is of another store or of another history of this one."""
+
+
+class Begins(msgspec.Struct, frozen=True, gc=False):
+    """X-BEGIN: what follows is of this store, whose seq is `seq`; `mode` is in `FOLLOW_MODES`."""
+
+    tag: bytes
+    store_id: str
+    mode: str
+    seq: int
+
+
+class Records(msgspec.Struct, frozen=True):
+    """X-RECORDS: these are the present records; in the beginning of a full copy they come in Cyrus' order."""
+
+    tag: bytes
+    records: tuple[MailboxRecord, ...]
+
+
+class Reached(msgspec.Struct, frozen=True, gc=False):
+    """X-REACHED: everything up to the change `seq`, which `mark` tells from others, has been sent.
+
+    The first one after a full copy is its end.
+
+    `fresh`: the leader knows every change that was granted anywhere.
+    """
+
+    tag: bytes
+    seq: int
+    mark: str
+    fresh: bool
+
+
 class Challenge(msgspec.Struct, frozen=True):
     """The server's next item of a SASL exchange."""
 
@@ -181,7 +258,8 @@ class Banner(msgspec.Struct, frozen=True):
 
 Completion = Ok | No | Bad | Bye
 Line = Mailbox | Reserve | Delete
-Reply = Completion | Line | Challenge
+FollowLine = Begins | Records | Reached
+Reply = Completion | Line | FollowLine | Challenge
 
 
 class SaslResponse(msgspec.Struct, frozen=True):

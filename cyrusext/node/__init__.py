@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import uvloop
 
-from cyrusext.directory.embedded import EmbeddedDirectory, SuspectWork
 from cyrusext.directory.modes import RULES, Mode
 from cyrusext.doors.kick import KickDoor
 from cyrusext.errors import CyrusExtError
@@ -28,6 +27,7 @@ from cyrusext.node.control import NodeControl
 from cyrusext.node.listeners import Listeners
 from cyrusext.node.places import prepare_directories, settle_mode, state_lock
 from cyrusext.node.reload import Reload
+from cyrusext.node.role import take_role
 from cyrusext.node.settings import configured, metrics_addresses, open_logins, open_tls
 from cyrusext.replica.feed import ChangeFeed
 from cyrusext.replica.hot import HotTable
@@ -99,11 +99,16 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
     feed = ChangeFeed()
     writer = GroupCommit(store, write_wait_s=config.mupdate.write_wait_s)
     rules = RULES[Mode(config.mupdate.mode)]
-    directory = EmbeddedDirectory(writer, takeover=config.mupdate.takeover == "allow", table=rules.table)
+    role = take_role(config, store, writer, rules)
+    directory = role.directory
     upkeep = Upkeep(store, writer, lambda: directory.is_fresh)
     writer.on_commit(upkeep.beat)
     writer.on_commit(feed.publish)
-    unsettled = Unsettled(store, lambda record: writer.submit(SuspectWork(record)))
+    if role.follower is not None:
+        role.follower.on_turn = upkeep.beat
+    if role.leading is not None:
+        writer.on_commit(role.leading.committed)
+    unsettled = Unsettled(store, role.mark)
     writer.on_commit(unsettled.learn)
     service = Service(
         hostname=config.node.name,
@@ -116,19 +121,21 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
         admins=frozenset(),
         leftovers=Leftovers(store.get, store.seq) if rules.push_removes else None,
         rules=rules,
+        leading=role.leading,
+        leader=role.leader,
     )
     server = MupdateServer(configured(service, config, tls, logins), places.mupdate.sockets)
 
     places.kicks.is_caught_up = lambda: directory.is_fresh
     reload = Reload(config, store, writer, server)
     control = NodeControl(
-        version(), store, writer, directory, feed, server, upkeep, unsettled, places.kicks, reload, rules.location
+        version(), store, writer, role, feed, server, upkeep, unsettled, places.kicks, reload, rules.location
     )
     registry = metrics.new_registry(control.metrics, control.METRICS, control.LABELS)
     door = metrics.MetricsServer(places.metrics.sockets, registry, control.unready)
     reload.add_door(server, places.mupdate, lambda taken: taken.mupdate.listen)
     reload.add_door(door, places.metrics, metrics_addresses)
-    reload.on_reload(lambda taken: directory.set_takeover(taken.mupdate.takeover == "allow"))
+    reload.on_reload(lambda taken: role.set_takeover(taken.mupdate.takeover == "allow"))
     reload.on_reload(lambda taken: places.kicks.set_paths(taken.lookup.kick_sockets))
 
     def ready() -> None:
@@ -136,7 +143,9 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
         log.info("node.ready", node=config.node.name, version=version(), listen=names, seq=store.seq)
 
     sockets = ControlServer(config.node.run_dir / "control", control.handle)
-    lifecycle = life.Lifecycle([writer, upkeep, HotTable(store), unsettled, sockets, server, places.kicks, door])
+    hot = HotTable(store)
+    parts: list[life.Service] = [writer, upkeep, hot, unsettled, *role.services, sockets, server, places.kicks, door]
+    lifecycle = life.Lifecycle(parts)
     code = await lifecycle.run(ready, reload=reload.run)
     if writer.is_running:
         # It hangs in a commit: closing the store under it is not possible, and what it had acknowledged is durable.

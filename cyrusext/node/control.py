@@ -13,13 +13,13 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from cyrusext.directory.base import Directory
 from cyrusext.directory.batch import MAX_CHANGES, Applied, Wanted
 from cyrusext.doors.kick import KickDoor
 from cyrusext.errors import CyrusExtError
 from cyrusext.model import ServerPartition
 from cyrusext.mupdate.server import MupdateServer
 from cyrusext.node.reload import Reload
+from cyrusext.node.role import Role
 from cyrusext.replica.apply import ApplyWork
 from cyrusext.replica.feed import ChangeFeed
 from cyrusext.replica.unsettled import Unsettled
@@ -57,7 +57,13 @@ class ClaimRequest(msgspec.Struct, tag_field="op", tag="claim"):
     seconds: Annotated[float, Meta(ge=0, le=86_400)]
 
 
-Request = StatusRequest | ApplyRequest | ClaimRequest
+class DeletesRequest(msgspec.Struct, tag_field="op", tag="deletes"):
+    """Show the deletions that a follower holds back, and with `accept` let it make them."""
+
+    accept: bool = False
+
+
+Request = StatusRequest | ApplyRequest | ClaimRequest | DeletesRequest
 
 
 class NodeControl:
@@ -92,6 +98,7 @@ class NodeControl:
         "cyrusext_mupdate_subscribers": "MUPDATE connections that stream.",
         "cyrusext_mupdate_turned_away_total": "Connections over max_connections.",
         "cyrusext_mupdate_gave_way_total": "Connections without a login that had to leave for new ones.",
+        **Role.METRICS,
     }
 
     LABELS: ClassVar[dict[str, str]] = {
@@ -108,7 +115,7 @@ class NodeControl:
         version: str,
         store: Store,
         writer: GroupCommit,
-        directory: Directory,
+        role: Role,
         feed: ChangeFeed,
         server: MupdateServer,
         upkeep: Upkeep,
@@ -119,7 +126,8 @@ class NodeControl:
     ) -> None:
         self._version = version
         self._kicks, self._reload = kicks, reload
-        self._store, self._writer, self._directory = store, writer, directory
+        self._store, self._writer, self._role = store, writer, role
+        self._directory = role.directory
         self._feed, self._server, self._location = feed, server, location
         self._upkeep, self._unsettled = upkeep, unsettled
         self._since = time.monotonic()
@@ -128,6 +136,10 @@ class NodeControl:
     async def handle(self, frame: bytes) -> object:
         """Answer one request; raises msgspec.ValidationError for what is none."""
         request = self._decoder.decode(frame)
+        if isinstance(request, DeletesRequest):
+            return {"ok": True, **self._role.deletes(request.accept)}
+        if isinstance(request, ApplyRequest | ClaimRequest):
+            self._role.check_decides()
         if isinstance(request, ApplyRequest):
             return await self._apply(request)
         if isinstance(request, ClaimRequest):
@@ -164,7 +176,7 @@ class NodeControl:
             "version": self._version,
             "pid": os.getpid(),
             "uptime_s": time.monotonic() - self._since,
-            "role": "master",
+            "role": self._role.name,
             "directory": "embedded",
             "fresh": self._directory.is_fresh,
             "seq": stat.seq,
@@ -187,13 +199,14 @@ class NodeControl:
                 name.decode("utf-8", "backslashreplace") for name in self._unsettled.first(SHOWN_SUSPECTS)
             ],
             "kick_sockets": {path: self._kicks.failures.get(path, "served") for path in self._kicks.paths},
+            **self._role.status(),
             "needs_restart": self._reload.needs_restart,
             "reload_error": self._reload.failure,
         }
 
     def unready(self) -> str:
         """Say why this node should not be asked now, or ""."""
-        return "" if self._directory.may_answer and self._directory.is_fresh else "not all changes are known here"
+        return self._role.unready()
 
     def metrics(self) -> Values:
         """Return the values of `METRICS`."""
@@ -227,4 +240,5 @@ class NodeControl:
             "cyrusext_mupdate_queue_depth_max": self._feed.deepest,
             "cyrusext_mupdate_turned_away_total": self._server.turned_away,
             "cyrusext_mupdate_gave_way_total": self._server.gave_way,
+            **self._role.metrics(),
         }

@@ -31,8 +31,6 @@ _SERVES_OTHERWISE = "leave it out; ignoring it would not do what it asks for"
 _NOTHING_LISTENS = "nothing listens there"
 
 NOT_YET: dict[tuple[str, str], tuple[bool, str]] = {
-    ("node", "follow"): (True, _SERVES_OTHERWISE),
-    ("node", "cluster_id"): (False, "it has no effect with one node"),
     ("users", "source"): (True, "a user's server is that of the INBOX' record; use `cyrusext mailbox import`"),
     ("users", "file"): (False, "use `cyrusext mailbox import`"),
     ("users", "base"): (False, "users are not read from LDAP"),
@@ -124,9 +122,36 @@ def _node(config: Config) -> Iterator[Finding]:
         yield Finding("node", "run_dir", f"the socket {control} would have a path of more than 107 bytes", True)
     if node.user and not _exists(pwd.getpwnam, node.user):
         yield Finding("node", "user", f"there is no user {node.user!r}", True)
+    yield from _follow(config)
     for key, group in (("group", node.group), ("reader_group", node.reader_group)):
         if group and not _exists(grp.getgrnam, group):
             yield Finding("node", key, f"there is no group {group!r}", True)
+
+
+def _follow(config: Config) -> Iterator[Finding]:
+    node = config.node
+    keys = ("follow_password_file", "follow_tls_ca")
+    if not node.follow:
+        for key in keys:
+            if getattr(node, key):
+                yield Finding("node", key, "has no effect without follow", False)
+        return
+    leader = address.parse(node.follow)
+    if not isinstance(leader, address.TcpAddress) or not leader.host or not leader.port:
+        yield Finding("node", "follow", f"expected host:port, got {node.follow!r}", True)
+        return
+    if str(leader) in {str(address.parse(text)) for text in config.mupdate.listen}:
+        yield Finding("node", "follow", f"{leader} is where this node listens itself", True)
+    if not node.follow_password_file:
+        yield Finding("node", "follow_password_file", f"expected a file with the password of {node.follow_user}", True)
+    else:
+        yield from _secret("node", "follow_password_file", node.follow_password_file)
+    if node.follow_tls_ca:
+        if not Path(node.follow_tls_ca).is_file():
+            yield Finding("node", "follow_tls_ca", f"there is no file {node.follow_tls_ca}", True)
+    elif not leader.is_local:
+        message = f"{leader} is beyond loopback, where a password needs TLS: expected the CA of its certificate"
+        yield Finding("node", "follow_tls_ca", message, True)
 
 
 def _mupdate(config: Config) -> Iterator[Finding]:

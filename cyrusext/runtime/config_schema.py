@@ -56,7 +56,18 @@ class NodeSection(Section, frozen=True):
     follow: Annotated[
         str, Meta(description="Embedded store only: `host:port` of the one node that writes; this one follows it.")
     ] = ""
-    cluster_id: Annotated[str, Meta(description="Names the cluster, so that nodes of two clusters never mix.")] = ""
+    follow_user: Annotated[
+        str, Meta(min_length=1, description="Who to log in as at the node that is followed: one of its `admins`.")
+    ] = "murder"
+    follow_password_file: Annotated[str, Meta(description="File with that user's password.")] = ""
+    follow_tls_ca: Annotated[
+        str,
+        Meta(
+            description="CA (PEM) of the certificate of the node that is followed; empty: no TLS, which is possible on"
+            " loopback only."
+        ),
+    ] = ""
+    cluster_id: Annotated[str, Meta(description="Names the cluster: a node follows only one that has the same.")] = ""
 
 
 class NamesSection(Section, frozen=True):

@@ -1,4 +1,4 @@
-"""The contract of a directory (directory.base), on every implementation: the embedded one, on the real store."""
+"""The contract of a directory (directory.base): the embedded one on the real store, and a follower of such a one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ import pytest
 
 from cyrusext.directory.base import Committed, Directory
 from cyrusext.directory.embedded import EmbeddedDirectory
+from cyrusext.directory.follow import FollowDirectory
 from cyrusext.directory.ownership import Action, check_change
 from cyrusext.model import State
+from cyrusext.mupdate.follower import Follower, Target
+from cyrusext.net.address import TcpAddress
 from cyrusext.replica.writer import GroupCommit
 from cyrusext.store import Store
+from tests.harness.inprocess import InProcessMaster
 
 
 class Embedded:
@@ -40,10 +44,36 @@ class Embedded:
         return (await self.directory.write(check_change(action, name, location, acl), "murder@10.0.0.1")).granted
 
 
+class Following(Embedded):
+    """A follower's directory, connected to a leader in this process."""
+
+    def __init__(self, place: Path) -> None:
+        (place / "leader").mkdir(exist_ok=True)
+        (place / "password").write_text("murderpw\n")
+        self.leader = InProcessMaster(place / "leader")
+        super().__init__(place)
+        address = TcpAddress("127.0.0.1", self.leader.port)
+        target = Target(address, "murder", str(place / "password"), "", "", "standard", "node2")
+        self.link = Follower(target, self.store, self.writer, write_wait_s=20)
+        self.directory = FollowDirectory(self.link, str(address))
+
+    async def __aenter__(self) -> Following:
+        await asyncio.to_thread(self.leader.__enter__)
+        await super().__aenter__()
+        await self.link.start()
+        assert await self.directory.catch_up()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.link.stop()
+        await super().__aexit__()
+        await asyncio.to_thread(self.leader.__exit__)
+
+
 Scenario = Callable[[Embedded], Coroutine[Any, Any, None]]
 
 
-@pytest.fixture(params=[Embedded])
+@pytest.fixture(params=[Embedded, Following])
 def play(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Scenario], None]:
     """Run a scenario on the directory; a second one finds what the first one left."""
 
@@ -67,6 +97,17 @@ def test_a_granted_change_is_visible_and_told_when_its_outcome_is_given(play: Ca
         assert (record.state, record.server, record.acl) == (State.ACTIVE, "be1", b"alice\tlrs\t")
         assert record.changed_by == "murder@10.0.0.1"
         assert node.told == [Committed(record, "")]
+
+    play(scenario)
+
+
+def test_catching_up_is_knowing_what_was_granted_before(play: Callable[[Scenario], None]) -> None:
+    async def scenario(node: Embedded) -> None:
+        for number in range(20):
+            assert await node.do(Action.ACTIVATE, b"user.u%d" % number, b"be1!default", b"a\tl\t")
+        assert await node.directory.catch_up()
+        assert node.directory.is_fresh
+        assert len(node.store.chunk()) == 20
 
     play(scenario)
 

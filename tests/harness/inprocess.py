@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 import uvloop
 
 from cyrusext.directory.embedded import EmbeddedDirectory
+from cyrusext.mupdate.leading import Leading
 from cyrusext.mupdate.leftover import Leftovers
 from cyrusext.mupdate.server import MupdateServer
 from cyrusext.mupdate.service import Bounds, Network, Order, Service
@@ -24,6 +25,7 @@ from cyrusext.net.address import TcpAddress, bind
 from cyrusext.net.login_pool import LoginPool
 from cyrusext.net.sasl import FileLogins, Logins
 from cyrusext.net.tls import ServerTls
+from cyrusext.replica.copying import begin_to_lead
 from cyrusext.replica.feed import ChangeFeed
 from cyrusext.replica.writer import GroupCommit
 from cyrusext.store import Store
@@ -51,6 +53,7 @@ class InProcessMaster:
         tls: ServerTls | None = None,
         mechanisms: tuple[str, ...] = ("PLAIN",),
         logins: Logins | None = None,
+        cluster_id: str = "",
     ) -> None:
         (place / "run").mkdir(exist_ok=True)
         passwords = place / "passwords"
@@ -60,6 +63,8 @@ class InProcessMaster:
         self.writer = GroupCommit(self.store)
         self.feed = ChangeFeed(limit=feed_limit)
         self.writer.on_commit(self.feed.publish)
+        self.leading = Leading(begin_to_lead(self.store), cluster_id, self.store)
+        self.writer.on_commit(self.leading.committed)
         directory = EmbeddedDirectory(self.writer)
         if not may_answer:
             directory = _Filling(self.writer)
@@ -76,6 +81,7 @@ class InProcessMaster:
             tls=tls,
             resend_after_s=resend_after_s,
             orders=orders or [],
+            leading=self.leading,
             leftovers=Leftovers(self.store.get, self.store.seq, leftover_wait_s),
             bounds=replace(bounds or Bounds(), failed_login_s=failed_login_s, close_s=1.0),
         )

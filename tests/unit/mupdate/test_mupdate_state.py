@@ -8,13 +8,14 @@ from typing import get_args
 import pytest
 
 from cyrusext.mupdate.state import PAUSING, TRANSITIONS, ConnectionState, next_state, refusal
-from cyrusext.mupdate.types import Authenticate, Command, Compress, Find, Logout, Noop, Starttls, Update
+from cyrusext.mupdate.types import Authenticate, Command, Compress, Find, Forward, Logout, Noop, Starttls, Update
 
 KINDS: tuple[type[Command], ...] = get_args(Command)
 LEGAL: dict[ConnectionState, set[type[Command]]] = {
     ConnectionState.NOT_AUTHENTICATED: {Authenticate, Starttls, Compress, Logout},
-    ConnectionState.AUTHENTICATED: set(KINDS) - {Authenticate, Starttls},
+    ConnectionState.AUTHENTICATED: set(KINDS) - {Authenticate, Starttls, Forward},
     ConnectionState.STREAMING: {Noop, Logout},
+    ConnectionState.FOLLOWED: {Forward, Noop, Logout},
     ConnectionState.LOGGED_OUT: set(),
 }
 

@@ -22,6 +22,12 @@ class Records:
         self.records[record.name] = stored = record._replace(seq=len(self.records) + 1)
         return stored
 
+    def put_copied(self, record: MailboxRecord) -> MailboxRecord:
+        raise NotImplementedError
+
+    def set_text(self, key: str, text: str) -> None:
+        raise NotImplementedError
+
 
 ALICE = MailboxRecord(b"user.alice", State.ACTIVE, "be1", "default", b"alice\tl\t", 1, Flag.NONE, 5, "old")
 

@@ -61,6 +61,12 @@ class FaultyTransaction:
         self.written[record.name] = stored = record._replace(seq=self._store.seq)
         return stored
 
+    def put_copied(self, record: MailboxRecord) -> MailboxRecord:
+        raise NotImplementedError
+
+    def set_text(self, key: str, text: str) -> None:
+        raise NotImplementedError
+
 
 class Bench:
     def __init__(self, **settings: Any) -> None:
