@@ -1,0 +1,82 @@
+/* e_lmdb.c - LMDB by itself: one transaction renewed for each look-up, as a reader that lets pages go must. */
+#include <lmdb.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "mlookup.h"
+
+const char engine_name[] = "lmdb";
+void (*const engine_many)(const char *const *, const size_t *, size_t, int *) = NULL;
+static MDB_env *env;
+static MDB_txn *txn;
+static MDB_dbi dbi;
+
+static void checked(int code, const char *what)
+{
+    if (code)
+        die("%s: %s", what, mdb_strerror(code));
+}
+
+static void open_env(const char *dir, unsigned flags)
+{
+    checked(mdb_env_create(&env), "creating");
+    checked(mdb_env_set_mapsize(env, (size_t)64 << 30), "sizing");
+    checked(mdb_env_open(env, dir, MDB_NOTLS | flags, 0644), "opening");
+}
+
+typedef struct entry {
+    char name[NAME_MAX_LEN];
+    uint32_t len, server;
+} entry;
+
+static int by_name(const void *left, const void *right)
+{
+    const entry *a = left, *b = right;
+    int order = memcmp(a->name, b->name, a->len < b->len ? a->len : b->len);
+    return order ? order : (int)a->len - (int)b->len;
+}
+
+void engine_build(const char *dir, uint64_t count)
+{
+    (void)mkdir(dir, 0755);
+    open_env(dir, MDB_NOSYNC | MDB_WRITEMAP);
+    checked(mdb_txn_begin(env, NULL, 0, &txn), "beginning");
+    checked(mdb_dbi_open(txn, NULL, 0, &dbi), "opening");
+    entry *all = calloc(count, sizeof *all);
+    if (!all)
+        die("out of memory");
+    for (uint64_t i = 0; i < count; i++)
+        all[i].len = (uint32_t)key_name(i, 0, all[i].name), all[i].server = key_server(i);
+    qsort(all, count, sizeof *all, by_name);
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t place = all[i].server;
+        MDB_val key = {all[i].len, all[i].name}, value = {sizeof place, &place};
+        checked(mdb_put(txn, dbi, &key, &value, MDB_APPEND), "writing");
+    }
+    checked(mdb_txn_commit(txn), "committing");
+    mdb_env_close(env);
+    free(all);
+}
+
+void engine_open(const char *dir)
+{
+    open_env(dir, MDB_RDONLY);
+    checked(mdb_txn_begin(env, NULL, MDB_RDONLY, &txn), "beginning");
+    checked(mdb_dbi_open(txn, NULL, 0, &dbi), "opening");
+    mdb_txn_reset(txn);
+}
+
+int engine_get(const char *name, size_t len)
+{
+    MDB_val key = {len, (void *)(uintptr_t)name}, value;
+    uint64_t place = 0;
+    checked(mdb_txn_renew(txn), "beginning");
+    int code = mdb_get(txn, dbi, &key, &value);
+    if (!code)
+        memcpy(&place, value.mv_data, sizeof place);
+    mdb_txn_reset(txn);
+    if (code && code != MDB_NOTFOUND)
+        checked(code, "looking up");
+    return code ? -1 : (int)place;
+}
