@@ -39,6 +39,7 @@ from cyrusext.runtime import logging, metrics, privileges
 from cyrusext.runtime.config import Config
 from cyrusext.runtime.config_check import require
 from cyrusext.runtime.control import ControlServer
+from cyrusext.runtime.watchdog import Watchdog
 from cyrusext.store import Store
 
 log = logging.get()
@@ -145,7 +146,7 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
     sockets = ControlServer(config.node.run_dir / "control", control.handle)
     hot = HotTable(store)
     parts: list[life.Service] = [writer, upkeep, hot, unsettled, *role.services, sockets, server, places.kicks, door]
-    lifecycle = life.Lifecycle(parts)
+    lifecycle = life.Lifecycle(parts, watchdog=Watchdog(lambda: writer.hung))
     code = await lifecycle.run(ready, reload=reload.run)
     if writer.is_running:
         # It hangs in a commit: closing the store under it is not possible, and what it had acknowledged is durable.

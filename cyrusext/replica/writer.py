@@ -27,6 +27,8 @@ log = logging.get()
 
 HANGING_S = 0.5
 """A transaction that takes less is not hanging: what becomes of its work is about to be known."""
+HUNG_S = 60.0
+"""A transaction that takes longer will not end: a new process may have better luck."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 """Between two attempts at a transaction that failed: doubled from one to the other."""
 
@@ -140,6 +142,16 @@ class GroupCommit:
     def is_running(self) -> bool:
         """The thread has not ended: after `stop`, because a commit hangs."""
         return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def hung(self) -> str:
+        """Why the thread will do nothing more, or ""; asked while it should run."""
+        if not self.is_running:
+            return "the writer's thread has ended"
+        since = self.busy_since
+        if since and time.monotonic() - since > HUNG_S:
+            return f"the store has not answered for {HUNG_S:g} s"
+        return ""
 
     @property
     def queued(self) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
 
 from cyrusext.runtime import logging, systemd
+from cyrusext.runtime.watchdog import Watchdog
 
 log = logging.get()
 
@@ -29,10 +30,16 @@ class Service(Protocol):
 
 
 class Lifecycle:
-    """Runs `services`; the later ones may rely on the earlier ones from their start to their stop."""
+    """Runs `services`; the later ones may rely on the earlier ones from their start to their stop.
 
-    def __init__(self, services: Sequence[Service], *, stop_timeout_s: float = 10.0) -> None:
+    `watchdog` is fed while they run.
+    """
+
+    def __init__(
+        self, services: Sequence[Service], *, stop_timeout_s: float = 10.0, watchdog: Watchdog | None = None
+    ) -> None:
         self._services = services
+        self._watchdog = watchdog
         self._stop_timeout_s = stop_timeout_s
         self._stopping = asyncio.Event()
         self._reload_asked = asyncio.Event()
@@ -76,12 +83,19 @@ class Lifecycle:
         return self._exit_code
 
     async def _wait(self) -> None:
-        """Wait for the request to stop; tell systemd's watchdog meanwhile that the loop still turns."""
+        """Wait for the request to stop; tell the watchdogs meanwhile that the loop still turns."""
         period_s = systemd.watchdog_period_s()
+        if self._watchdog is not None:
+            period_s = min(self._watchdog.feed_s, period_s or self._watchdog.feed_s)
+            self._watchdog.start()
         while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), period_s)
+            if self._watchdog is not None:
+                self._watchdog.feed()
             systemd.notify("WATCHDOG=1")
+        if self._watchdog is not None:
+            self._watchdog.stop()
 
     async def _reload_when_asked(self, reload: Callable[[], Awaitable[None]] | None) -> None:
         while reload is not None:

@@ -281,6 +281,24 @@ def test_a_change_that_took_effect_after_its_no_is_marked_suspect(capfd: pytest.
     run(scenario, write_wait_s=0.2)
 
 
+def test_it_says_when_the_store_does_not_answer_any_more(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        assert bench.writer.hung == ""
+        bench.store.gate.clear()
+        running = bench.activate(b"x")
+        await until(lambda: bench.writer.busy_since)
+        assert bench.writer.hung == ""
+        monkeypatch.setattr("cyrusext.replica.writer.HUNG_S", 0.01)
+        await until(lambda: bench.writer.hung)
+        bench.store.gate.set()
+        assert (await running).granted
+        await until(lambda: not bench.writer.hung)
+
+    run(scenario)
+
+
 def test_stopping_commits_what_is_queued_and_refuses_more() -> None:
     async def main() -> None:
         bench = Bench()
