@@ -48,6 +48,14 @@ LAYERS = {
         "sasl2-bin",
         "postfix",
     ),
+    "kerberos": (
+        "krb5-kdc",
+        "krb5-admin-server",
+        "krb5-user",
+        "libsasl2-modules",
+        "libsasl2-modules-gssapi-mit",
+        "cyrus-murder",
+    ),
 }
 """Packages of each layer.  Cyrus, Dovecot and Perdition provide and conflict with ``imap-server``: a layer each."""
 
