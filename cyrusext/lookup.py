@@ -16,6 +16,7 @@ from cyrusext.errors import IndexUnavailable, InvalidName, LookupUnavailable
 from cyrusext.index import Index, Location
 from cyrusext.model import Flag, State
 from cyrusext.names import NameRules, mailbox_of_address
+from cyrusext.runtime.clock import StampClock
 
 RECENTLY_DELETED_S = 60.0
 """A RENAME is a DELETE first: for so long a deleted mailbox may come back under the same name."""
@@ -63,6 +64,7 @@ class Lookup:
         self._retry_s = _RETRY_MIN_S
         self._retry_at = 0.0
         self._refresh_at = 0.0
+        self._clock = StampClock()
 
     def recipient(self, address: bytes) -> Answer:
         """Where mail to `address` goes; an ABSENT here bounces the mail."""
@@ -94,6 +96,8 @@ class Lookup:
             self._index = None
 
     def _ask(self, index: Index, name: bytes, bounces: bool) -> Answer:
+        if bounces:
+            self._clock.jumped()  # or a jump is not known when it matters
         # The entry and the time of a deletion are read at one moment: a mailbox that is made again in between must not
         # look like one that never was.
         entry, deleted_at = index.probe(name)
@@ -104,7 +108,7 @@ class Lookup:
                 return Answer(Verdict.TEMPORARY, name, reason="mailbox list is not known to be up to date")
         if entry is not None:
             return _judge(name, entry)
-        if bounces and deleted_at is not None and time.time() - deleted_at / 1e6 < RECENTLY_DELETED_S:
+        if bounces and deleted_at is not None and deleted_at / 1e6 >= self._clock.older_than(RECENTLY_DELETED_S):
             return Answer(Verdict.TEMPORARY, name, reason="mailbox was deleted a moment ago")
         if bounces and index.is_empty:
             # a new node that no backend has written to: every mailbox of the site would be bounced

@@ -132,7 +132,7 @@ class Channel(asyncio.Protocol, ABC):
         try:
             await asyncio.wait_for(self._writable.wait(), self._service.bounds.slow_reader_s)
         except TimeoutError:
-            log.warning("mupdate.too_slow", peer=self.peer, user=self.user)
+            self._service.peer_log.warning("mupdate.too_slow", peer=self.peer, user=self.user)
             self._transport.abort()
             raise ConnectionAbortedError("the client does not take its replies") from None
 
@@ -157,7 +157,7 @@ class Channel(asyncio.Protocol, ABC):
         try:
             secured = await self._service.tls.begin(self._transport, self, bounds.handshake_s, bounds.close_s)
         except ConnectionError as error:
-            log.info("mupdate.tls_failed", peer=self.peer, reason=error)
+            self._service.peer_log.info("mupdate.tls_failed", peer=self.peer, reason=error)
             raise
         self._transport, self._handshaking, self._reading = secured.transport, False, True
         self._proved = Proved(secured.identity, secured.bits)

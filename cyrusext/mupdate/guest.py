@@ -11,9 +11,6 @@ from typing import Protocol, cast
 
 from cyrusext.mupdate.service import Service
 from cyrusext.mupdate.session import Session
-from cyrusext.runtime import logging
-
-log = logging.get()
 
 
 class Host(Protocol):
@@ -98,7 +95,7 @@ class Guest(asyncio.Protocol):
             self.bye(text)
 
     def _too_late(self) -> None:
-        log.info("mupdate.login_timeout", peer=self.peer)
+        self._server.service.peer_log.info("mupdate.login_timeout", peer=self.peer)
         self.bye("login took too long")
 
     def _stop_timer(self) -> None:

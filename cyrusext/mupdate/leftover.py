@@ -36,7 +36,8 @@ class Leftovers:
         """Return whether the server `asking` ("" = unknown) must not be told of `record` yet."""
         if record.state is not State.RESERVED or asking in ("", record.server):
             return False
-        return record.seq <= self._since_seq or time.time() - record.changed_at / 1e6 > LEFTOVER_S
+        # Where the wall clock was set back, nobody knows how old the reservation is.
+        return record.seq <= self._since_seq or not 0.0 <= time.time() - record.changed_at / 1e6 <= LEFTOVER_S
 
     async def settled(self, name: bytes, asking: str) -> bool:
         """Wait until `asking` may be told of the mailbox `name`; False when that takes too long."""

@@ -111,7 +111,9 @@ class Reading(Channel):
         """Answer when the client may hear it; False where that takes too long and the client was cut off."""
         leftovers = self._service.leftovers
         assert leftovers is not None
-        log.warning("mupdate.find_waits", peer=self.peer, mailbox=without_folder(command.name), asking=self._asking)
+        self._service.peer_log.warning(
+            "mupdate.find_waits", peer=self.peer, mailbox=without_folder(command.name), asking=self._asking
+        )
         if await leftovers.settled(command.name, self._asking):
             return self._find(command)
         log.error(
@@ -167,7 +169,9 @@ class Reading(Channel):
         if audience.servers and not self._service.rules.streams_to_servers:
             # Quirk.REPLICATED_STREAM
             self.send(No(command.tag, "mode replicated: a server that holds mailboxes must not run a mupdate slave"))
-            log.warning("mupdate.update_refused", peer=self.peer, servers=" ".join(sorted(audience.servers)))
+            self._service.peer_log.warning(
+                "mupdate.update_refused", peer=self.peer, servers=" ".join(sorted(audience.servers))
+            )
             return
         self._stream = stream = Stream(
             self,
@@ -178,7 +182,9 @@ class Reading(Channel):
             audience=audience,
             writable=self._writable.is_set,
         )
-        log.info("mupdate.subscribed", peer=self.peer, user=self.user, servers=" ".join(sorted(servers)), order=order)
+        self._service.peer_log.info(
+            "mupdate.subscribed", peer=self.peer, user=self.user, servers=" ".join(sorted(servers)), order=order
+        )
         await stream.walk()
         self.send(Ok(command.tag, "streaming starts"))
         self.flush()

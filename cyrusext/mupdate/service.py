@@ -30,6 +30,8 @@ from cyrusext.net.login_pool import LoginPool
 from cyrusext.net.sasl import Logins, Proved
 from cyrusext.net.tls import ServerTls
 from cyrusext.replica.feed import ChangeFeed
+from cyrusext.runtime import logging
+from cyrusext.runtime.log_limit import PeerLog
 
 COMPRESS = ("DEFLATE",)
 
@@ -108,6 +110,8 @@ class Service:
     """What lets other nodes follow; None: they may not."""
     leader: str = ""
     """The node that this one follows; FIND and LIST are then answered only once this node has caught up with it."""
+    peer_log: PeerLog = field(default_factory=lambda: PeerLog(logging.get()))
+    """For what a client can provoke as often as it likes."""
 
     @cached_property
     def finds(self) -> Finds:

@@ -251,7 +251,9 @@ class Session(Reading):
             case ProtocolViolation():
                 self._end_login()
                 self._write(event.reply)
-                log.info("mupdate.violation", peer=self.peer, user=self.user, reason=event.reason, closed=event.close)
+                self._service.peer_log.info(
+                    "mupdate.violation", peer=self.peer, user=self.user, reason=event.reason, closed=event.close
+                )
                 if event.close:
                     self._close()
                     return False
@@ -308,7 +310,7 @@ class Session(Reading):
             self._answered.set()
 
     def _log_refusal(self, change: Change, reason: str) -> None:
-        log.warning(
+        self._service.peer_log.warning(
             "mupdate.refused",
             peer=self.peer,
             user=self.user,
@@ -369,7 +371,7 @@ class Session(Reading):
         try:
             self.inflate()
         except RemoteProtocolError as error:
-            log.info("mupdate.violation", peer=self.peer, user=self.user, reason=error, closed=True)
+            self._service.peer_log.info("mupdate.violation", peer=self.peer, user=self.user, reason=error, closed=True)
             self.bye(str(error))
             return False
         await asyncio.sleep(0)
@@ -426,7 +428,9 @@ class Session(Reading):
         self._service.tally.failed_logins[self._login.mechanism if self._login is not None else "other"] += 1
         self._end_login()
         self._failed_logins += 1
-        log.warning("mupdate.login_failed", peer=self.peer, reason=reason, failures=self._failed_logins)
+        self._service.peer_log.warning(
+            "mupdate.login_failed", peer=self.peer, reason=reason, failures=self._failed_logins
+        )
         self.flush()  # what came before has not failed
         await asyncio.sleep(self._service.bounds.failed_login_s)
         self.send(No(tag, _REFUSED))

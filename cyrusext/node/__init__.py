@@ -39,6 +39,7 @@ from cyrusext.runtime import logging, metrics, privileges
 from cyrusext.runtime.config import Config
 from cyrusext.runtime.config_check import require
 from cyrusext.runtime.control import ControlServer
+from cyrusext.runtime.log_limit import PeerLog
 from cyrusext.runtime.watchdog import Watchdog
 from cyrusext.store import Store
 
@@ -102,7 +103,8 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
     rules = RULES[Mode(config.mupdate.mode)]
     role = take_role(config, store, writer, rules)
     directory = role.directory
-    upkeep = Upkeep(store, writer, lambda: directory.is_fresh)
+    peer_log = PeerLog(log)
+    upkeep = Upkeep(store, writer, lambda: directory.is_fresh, peer_log)
     writer.on_commit(upkeep.beat)
     writer.on_commit(feed.publish)
     if role.follower is not None:
@@ -124,6 +126,7 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
         rules=rules,
         leading=role.leading,
         leader=role.leader,
+        peer_log=peer_log,
     )
     server = MupdateServer(configured(service, config, tls, logins), places.mupdate.sockets)
 

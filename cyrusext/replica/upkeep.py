@@ -14,6 +14,8 @@ from typing import Protocol
 from cyrusext.errors import StoreError
 from cyrusext.replica.writer import GroupCommit
 from cyrusext.runtime import logging
+from cyrusext.runtime.clock import StampClock
+from cyrusext.runtime.log_limit import PeerLog
 
 log = logging.get()
 
@@ -36,15 +38,22 @@ class Store(Protocol):
 
 
 class Upkeep:
-    """Beats for `store` while it runs; `is_fresh` says whether all that is known is applied to it."""
+    """Beats for `store` while it runs; `is_fresh` says whether all that is known is applied to it.
+
+    `peer_log` tells every minute what it suppressed.
+    """
 
     name = "upkeep"
 
-    def __init__(self, store: Store, writer: GroupCommit, is_fresh: Callable[[], bool]) -> None:
+    def __init__(
+        self, store: Store, writer: GroupCommit, is_fresh: Callable[[], bool], peer_log: PeerLog | None = None
+    ) -> None:
         self._store, self._writer, self._is_fresh = store, writer, is_fresh
+        self._peer_log = peer_log or PeerLog(log)
         self._timer: asyncio.TimerHandle | None = None
         self._next_upkeep = 0.0
         self._beaten_at = time.monotonic()
+        self._clock = StampClock()
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -72,8 +81,11 @@ class Upkeep:
     def _tick(self) -> None:
         self._timer = self._loop.call_later(BEAT_S, self._tick)
         self.beat()
+        if by := self._clock.jumped():
+            log.warning("clock.jumped", seconds=by, reason="the wall clock was set; no deletion is forgotten early")
         if self._loop.time() >= self._next_upkeep:
             self._next_upkeep = self._loop.time() + UPKEEP_S
+            self._peer_log.tell()
             self._writer.do_between(self._free_readers)
             self._writer.do_between(self._purge)
 
@@ -82,6 +94,6 @@ class Upkeep:
             log.warning("store.readers_freed", count=freed)
 
     def _purge(self) -> None:
-        before_us = int((time.time() - TOMBSTONE_S) * 1_000_000)
+        before_us = int(self._clock.older_than(TOMBSTONE_S) * 1_000_000)
         if self._store.purge_tombstones(before_us, PURGE) >= PURGE:
             self._writer.do_between(self._purge)

@@ -52,12 +52,14 @@ class OurServer(Server):
         self.output = self.log
         self.config = config
         self.config_file = state / "cyrusext.toml"
+        self.extra_environment: dict[str, str] = {}
 
     def configure(self) -> None:
         self.config_file.write_text(to_toml(self.config))
 
     def environment(self) -> dict[str, str]:
-        return {"PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1", "PYTHONDEVMODE": ""}
+        ours = {"PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1", "PYTHONDEVMODE": ""}
+        return {**ours, **self.extra_environment}
 
     def program(self) -> list[str | Path]:
         """The command as it was installed, or the module where it was not."""

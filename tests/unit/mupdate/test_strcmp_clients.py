@@ -66,7 +66,7 @@ def merge(known: set[bytes], told: list[bytes]) -> tuple[set[bytes], set[bytes]]
 
 
 def push(client: Mupdate, local: list[bytes], server: bytes) -> list[bytes]:
-    """What ``ctl_mboxlist -m`` of `server` finds wrong: mailboxes that FIND has here and LIST had elsewhere in order."""
+    """What ends ``ctl_mboxlist -m`` of `server`: mailboxes that are its own, and not where LIST had to have them."""
     listed = [entry.name for entry in client.list(server + b"!")]
     confused = []
     for name in sorted(local):
