@@ -85,8 +85,14 @@ class KickDoor:
             self._changed.clear()
             self._bind_missing()
             for path, (sock, _) in tuple(self._bound.items()):
-                if path not in self._servers:
+                if path in self._servers:
+                    continue
+                try:
                     self._servers[path] = await asyncio.start_unix_server(self._answer, sock=sock, backlog=BACKLOG)
+                except OSError as error:
+                    self._failed(path, f"{error.strerror or error}")
+                    self._leave(path)
+                else:
                     log.info("kick.served", path=path)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), RETRY_S)
@@ -102,13 +108,15 @@ class KickDoor:
             except ConfigError as error:
                 cause = error.__cause__
                 in_use = isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
-                why = HELD_BY_OTHER if in_use else str(error)
-                if self.failures.get(path) != why:
-                    log.error("kick.not_served", path=path, reason=why)
-                self.failures[path] = why
+                self._failed(path, HELD_BY_OTHER if in_use else str(error))
             else:
                 self.failures.pop(path, None)
                 self._bound[path] = (sock, Path(path).stat().st_ino)
+
+    def _failed(self, path: str, why: str) -> None:
+        if self.failures.get(path) != why:
+            log.error("kick.not_served", path=path, reason=why)
+        self.failures[path] = why
 
     def _is_ours(self, path: str) -> bool:
         try:

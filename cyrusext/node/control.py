@@ -198,6 +198,7 @@ class NodeControl:
             "suspect_mailboxes": [
                 name.decode("utf-8", "backslashreplace") for name in self._unsettled.first(SHOWN_SUSPECTS)
             ],
+            "kicks": self._kicks.kicks,
             "kick_sockets": {path: self._kicks.failures.get(path, "served") for path in self._kicks.paths},
             **self._role.status(),
             "needs_restart": self._reload.needs_restart,

@@ -95,6 +95,15 @@ def test_no_sizes(text: str) -> None:
         parse_size(text)
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("mupdate.target", "expected the absolute path of a socket"), (f"/{'x' * 108}/mupdate.target", "107 bytes")],
+)
+def test_a_kick_socket_must_be_one(path: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"f.toml: \[lookup\] kick_sockets: .*{words}"):
+        parse(f'[lookup]\nkick_sockets = ["{path}"]\n'.encode(), "f.toml")
+
+
 def test_the_defaults_can_run() -> None:
     assert findings(Config()) == []
     assert require(Config(), "node") == []
