@@ -87,14 +87,15 @@ def pair(state: Path, config: Config | None = None) -> Iterator[Pair]:
 
 
 class FollowedMurder(Murder):
-    """A murder whose second backend and frontend know only the node that follows."""
+    """A murder whose second backend and frontend know only the follower; `between` is its way to the leader."""
 
     def __init__(self, root: Root, state: Path) -> None:
         super().__init__(root, state, "ours")
         hosts = self.hosts = {**self.hosts, "mup2.lab": self.network.address(FOLLOWER)}
-        self.follower = new_follower(
-            hosts["mup2.lab"], _made(state / "node2"), f"{hosts['mup.lab']}:{MUPDATE_PORT}", {"log": {"level": "debug"}}
-        )
+        wire = (self.network.address(WIRE), MUPDATE_PORT)
+        self.between = WireFault(wire, (hosts["mup.lab"], MUPDATE_PORT))
+        debug: Config = {"log": {"level": "debug"}}
+        self.follower = new_follower(hosts["mup2.lab"], _made(state / "node2"), f"{wire[0]}:{MUPDATE_PORT}", debug)
         immediate = {"delete_mode": "immediate"}
         self.be2 = CyrusBackend("be2.lab", hosts["be2.lab"], state / "be2", root, mupdate="mup2.lab", extra=immediate)
         names = ["be1.lab", "be2.lab"]
@@ -109,6 +110,12 @@ class FollowedMurder(Murder):
         wait_following(self.follower)
         self._start_together(self.servers[2:])
         return self
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self.between.close()
 
 
 def _made(place: Path) -> Path:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.harness import imap
+from tests.harness.cyrus import LOSES_MASTER
 from tests.harness.following import FollowedMurder, status, wait_following
 from tests.harness.mupdate import Entry, Mupdate
 from tests.harness.roots import Root
+from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -118,14 +120,58 @@ def test_a_backend_s_push_through_the_follower_removes_no_mail(murder: FollowedM
         assert entry is not None and entry.server == "be2.lab"
 
 
+def test_a_push_through_a_follower_that_is_cut_off_removes_no_mail(murder: FollowedMurder) -> None:
+    """An operator has put the record of a mailbox right, and the follower has not heard of it.
+
+    Its old answer would make the backend remove the only copy.  It gives none.
+    """
+    name = f"user.{murder.user()}"
+    murder.follower.expect(r"event=mupdate\.unanswered")
+    murder.be2.expect(*LOSES_MASTER, r"mupdate", r"ctl_mboxlist")
+    with murder.be2.imap() as admin:
+        imap.create(admin, name)
+    murder.node.cli("mailbox", "set", name, "be1.lab!default", "--force")
+    wait_until(lambda: everywhere(murder, name), "both nodes say be1", 10)
+    murder.between.hold()
+    try:
+        murder.node.cli("mailbox", "set", name, "be2.lab!default", "--force")
+        murder.be2.tool("ctl_mboxlist", "-m", check=False)
+        with murder.be2.imap() as admin:
+            assert name in imap.listed(admin)
+    finally:
+        murder.between.release()
+    wait_following(murder.follower)
+    murder.be2.tool("ctl_mboxlist", "-m")
+    with murder.be2.imap() as admin:
+        assert name in imap.listed(admin)
+    entry = everywhere(murder, name)
+    assert entry is not None and entry.server == "be2.lab"
+
+
+def test_a_create_without_the_leader_is_refused_in_time_and_leaves_nothing(murder: FollowedMurder) -> None:
+    user = murder.user()
+    murder.node.hang()
+    try:
+        assert not murder.be2.try_create(f"user.{user}")
+    finally:
+        murder.node.resume()
+    wait_following(murder.follower)
+    with murder.be2.imap() as admin:
+        assert imap.listed(admin, f"user.{user}") == set()
+        imap.create(admin, f"user.{user}")  # and it can be repeated
+    entry = everywhere(murder, f"user.{user}")
+    assert entry is not None and entry.server == "be2.lab"
+
+
 def test_the_follower_s_role_is_shown_and_its_operator_is_sent_to_the_leader(murder: FollowedMurder) -> None:
     shown = status(murder.follower)
-    assert (shown["role"], shown["leader"]) == ("follower", f"{murder.node.address}:3905")
+    leader = ":".join(map(str, murder.between.address))
+    assert (shown["role"], shown["leader"]) == ("follower", leader)
     assert (shown["follow"]["full_copies"], shown["follow"]["problem"]) == (1, "")
     assert status(murder.node)["followers"].keys() == {"node2 seq"}
     refused = murder.follower.cli("mailbox", "set", "user.nobody", "be1.lab!default", check=False)
     assert refused.returncode == 69
-    assert f"this node follows {murder.node.address}:3905" in refused.stderr
+    assert f"this node follows {leader}, which decides" in refused.stderr
 
 
 def test_a_restarted_follower_goes_on_from_the_change_log(murder: FollowedMurder) -> None:
