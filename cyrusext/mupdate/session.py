@@ -222,6 +222,10 @@ class Session(Reading):
             case Find():
                 return self._find(event) or await self._find_later(event)
             case Noop() | Logout():
+                if self._leader and isinstance(event, Noop):
+                    # What the leader has granted counts as granted before.  Without a leader it is answered all the
+                    # same, if late: a frontend's look-ups hang until its slave hears this OK.
+                    await self._service.directory.catch_up()
                 if self._stream is not None:
                     await self._stream.drained()  # all that was granted before is on its way before the OK
                 if isinstance(event, Logout):

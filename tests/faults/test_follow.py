@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +19,11 @@ import pytest
 
 from cyrusext.model import MailboxRecord, State
 from cyrusext.store import Store
+from tests.harness.certificates import Authority
 from tests.harness.following import Pair, follows, pair, status, wait_following
 from tests.harness.mupdate import Entry, Mupdate
 from tests.harness.ours import Node
+from tests.harness.sandbox import CHECKOUT
 from tests.harness.waiting import wait_until
 from tests.harness.wirefault import TO_CLIENT, TO_SERVER
 
@@ -118,7 +121,15 @@ def progress(writers: list[Writer], count: int) -> None:
     wait_until(lambda: sum(writer.acknowledged for writer in writers) >= goal, f"{count} more changes", 60)
 
 
-def test_no_acknowledged_change_is_lost_whatever_breaks(hasty: Pair) -> None:
+@pytest.fixture(scope="module")
+def cyx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The look-up tool, which can compare the databases of a store with each other."""
+    out = tmp_path_factory.mktemp("out")
+    subprocess.run(["make", "-s", "-C", CHECKOUT / "csrc", f"OUT={out}", "all"], check=True)
+    return out / "bin" / "cyx"
+
+
+def test_no_acknowledged_change_is_lost_whatever_breaks(hasty: Pair, cyx: Path) -> None:
     rng = random.Random(SEED)
     writers = [Writer(hasty.follower, number, SEED * 100 + number) for number in range(WRITERS)]
     writers.append(Writer(hasty.leader, WRITERS, SEED * 100 + WRITERS))
@@ -152,6 +163,9 @@ def test_no_acknowledged_change_is_lost_whatever_breaks(hasty: Pair) -> None:
         for writer in writers:
             writer.finish()
     check(hasty, writers)
+    for node in (hasty.leader, hasty.follower):
+        verified = subprocess.run([cyx, "verify", node.state / "lib"], capture_output=True, text=True, check=False)
+        assert (verified.returncode, verified.stdout) == (0, ""), verified.stderr
     assert status(hasty.leader)["follower_copies"] <= 1  # nothing of this needs a full copy but the first
 
 
@@ -293,6 +307,28 @@ def test_another_cluster_is_not_followed(nodes: Pair) -> None:
     nodes.follower.start()
     wait_until(lambda: "cluster" in status(nodes.follower)["follow"]["problem"], "it is told", 30, 0.1)
     assert "this is cluster '', not 'east'" in status(nodes.follower)["follow"]["problem"]
+
+
+def test_a_follower_logs_in_under_tls_and_to_nobody_else(nodes: Pair, tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path / "ours"), Authority(tmp_path / "others")
+    nodes.follower.stop()
+    nodes.leader.stop()
+    certificate = authority.issue("leader", "/CN=leader", f"IP:{nodes.wire.address[0]}")
+    nodes.leader.config["mupdate"].update(tls_cert=str(certificate.cert), tls_key=str(certificate.key))
+    nodes.leader.configure()
+    nodes.leader.start()
+    nodes.follower.config["node"]["follow_tls_ca"] = str(stranger.ca)
+    nodes.follower.configure()
+    nodes.follower.start()
+    wait_until(lambda: "TLS" in status(nodes.follower)["follow"]["problem"], "the stranger is refused", 30, 0.1)
+    nodes.follower.stop()
+    nodes.follower.config["node"]["follow_tls_ca"] = str(authority.ca)
+    nodes.follower.configure()
+    nodes.follower.start()
+    wait_following(nodes.follower)
+    assert b"murder" not in nodes.wire.transcript(nodes.wire.connections)
+    with Mupdate(nodes.follower.address) as client:
+        assert activate(client, b"user.alice") == "OK"
 
 
 def test_a_follower_may_become_the_node_that_writes(nodes: Pair) -> None:

@@ -16,6 +16,7 @@ from tests.harness.cyrus import MUPDATE_PORT, PASSWORDS, PEER, CyrusBackend, Cyr
 from tests.harness.network import Network
 from tests.harness.ours import Config, Node
 from tests.harness.roots import Root
+from tests.harness.server import stop_all
 from tests.harness.topology import Murder
 from tests.harness.waiting import wait_until
 from tests.harness.wirefault import WireFault
@@ -113,9 +114,10 @@ class FollowedMurder(Murder):
 
     def close(self) -> None:
         try:
-            super().close()
+            stop_all(self.servers[2:], [self.follower], [self.node])
         finally:
             self.between.close()
+            self.network.close()
 
 
 def _made(place: Path) -> Path:

@@ -46,6 +46,20 @@ def test_create_at_either_backend(murder: FollowedMurder) -> None:
         murder.frontend_sees(lambda known, name=name: name in known, "the mailbox")  # type: ignore[misc]
 
 
+def test_a_frontend_finds_what_it_has_just_had_made_at_the_leader_s_backend(murder: FollowedMurder) -> None:
+    """After a CREATE the frontend kicks its slave, whose NOOP at the follower covers what the leader has granted."""
+    murder.between.delay(0.2)
+    try:
+        for _ in range(3):
+            user = murder.user()
+            with murder.fe.imap() as admin:
+                imap.create(admin, f"user.{user}", "be1.lab!default")
+            with murder.fe.imap(user) as connection:
+                imap.ok(connection.select("INBOX"))
+    finally:
+        murder.between.heal()
+
+
 def test_who_asked_is_remembered_on_both_nodes(murder: FollowedMurder) -> None:
     name = f"user.{murder.user()}"
     with murder.be2.imap() as admin:
