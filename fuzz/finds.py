@@ -161,12 +161,12 @@ def converse(pieces: list[bytes], store: Store, finds: Finds | None, limit: int 
     compiled = 0
     for piece in pieces:
         connection.receive_data(piece)
-        more = True
-        while finds is not None and more:
-            answers, more = connection.answer_finds(lambda framer: finds.answer(framer, limit))
+        more: bool | None = finds is None
+        while finds is not None and (answered := connection.answer_finds(lambda framer: finds.answer(framer, limit))):
+            answers, more = answered
             said.append(answers)
             compiled += len(answers)
-            if not answers:
+            if more is not None:
                 break
         if more:
             said += answer(connection, store)

@@ -123,6 +123,7 @@ cdef class Finds:
 
     cdef Reader _reader
     cdef Lines _out
+    cdef public object asker    # who asked last
 
     def __init__(self, Reader reader not None):
         self._reader = reader
@@ -131,10 +132,10 @@ cdef class Finds:
         release(&self._out)
 
     def answer(self, Framer framer not None, Py_ssize_t limit):
-        """Take the FINDs at the beginning of what `framer` holds; return their answers and whether more is to be done.
+        """Take the FINDs at the beginning of what `framer` holds; return their answers and whether something else follows.
 
-        More is to be done where another command follows, or where the answers have `limit` bytes; it is not where
-        nothing is left, or the beginning of one FIND.
+        Something else is any other command, or a FIND that is for others to answer.  None: the answers have `limit`
+        bytes, and a FIND follows.  What is left after False is at most the beginning of one.
         """
         cdef Py_ssize_t size = 0
         cdef const char *at = framer.peek(&size)
@@ -149,14 +150,17 @@ cdef class Finds:
         answers = PyBytes_FromStringAndSize(self._out.data, <Py_ssize_t>self._out.used)
         if self._out.size > KEPT:
             release(&self._out)
-        return answers, outcome != CUT
+        return answers, None if outcome == WHOLE else outcome == OTHER
 
     cdef int batch(self, const char **at_r, const char *end, size_t limit) noexcept nogil:
         cdef Find found
         cdef int outcome = read_find(at_r[0], end, &found)
         if outcome != WHOLE or self._reader.begin() < 0:
             return outcome if outcome == CUT else OTHER
-        while outcome == WHOLE and self._out.used < limit and self.one(&found):
+        while outcome == WHOLE and self._out.used < limit:
+            if not self.one(&found):
+                outcome = OTHER
+                break
             at_r[0] += found.size
             outcome = read_find(at_r[0], end, &found)
         self._reader.end()

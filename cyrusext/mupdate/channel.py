@@ -60,16 +60,17 @@ class Channel(asyncio.Protocol, ABC):
     def data_received(self, data: bytes) -> None:
         if self._deflate is None:
             self._connection.receive_data(data)
-            if self.answered_at_once():
-                return
+            at_once = self.answered_at_once()
             ahead = self._connection.buffered
         else:
+            at_once = False
             self._deflate.feed(data)
             ahead = self._deflate.waiting
         if self._reading and ahead > READ_AHEAD:
             self._reading = False
             self._transport.pause_reading()
-        self._received.set()
+        if not at_once:
+            self._received.set()
 
     def eof_received(self) -> bool:
         self._ended = True

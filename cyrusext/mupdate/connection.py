@@ -121,10 +121,10 @@ class ServerConnection:
         assert not isinstance(message, FramerSignal)
         return self._command(message)
 
-    def answer_finds(self, answer: Callable[[Framer], tuple[bytes, bool]]) -> tuple[bytes, bool]:
+    def answer_finds(self, answer: Callable[[Framer], tuple[bytes, bool | None]]) -> tuple[bytes, bool | None]:
         """Have `answer` take the FINDs that come first, where FIND is legal; return their answers.
 
-        The second value says whether `next_event` is to be asked what follows.
+        The second value says whether `next_event` is to be asked what follows; None where `answer` is.
         """
         if self.state is not AUTHENTICATED or self._pending is not None:
             return b"", True
