@@ -132,7 +132,7 @@ cdef class Finds:
         release(&self._out)
 
     def answer(self, Framer framer not None, Py_ssize_t limit):
-        """Take the FINDs at the beginning of what `framer` holds; return their answers and whether something else follows.
+        """Take the FINDs at the beginning of what `framer` holds; return their answers, and if something else follows.
 
         Something else is any other command, or a FIND that is for others to answer.  None: the answers have `limit`
         bytes, and a FIND follows.  What is left after False is at most the beginning of one.

@@ -26,7 +26,7 @@ log = logging.get()
 
 FIRST_ANSWERS = 5 << 10
 """Answers sent at once to a client that keeps many FINDs in flight, in bytes."""
-PIECE = 256 << 10
+PIECE = 128 << 10
 """Lines made in one turn of the event loop, in bytes: well below a millisecond."""
 PIECE_TO_DEFLATE = 32 << 10
 SNAPSHOT_S = 2.0
@@ -160,10 +160,9 @@ class Reading(Channel):
             if isinstance(walk, Sorted):
                 await self._sort(walk)
             while not walk.done:
-                async with self._service.turns:
+                async with self._service.turn():
                     self._write(walk.piece(size))
                     self.flush()
-                    await asyncio.sleep(0)
                 await self.drain()
         finally:
             brief.cancel()
@@ -172,9 +171,8 @@ class Reading(Channel):
     async def _sort(self, walk: Sorted) -> None:
         more = True
         while more:
-            async with self._service.turns:
+            async with self._service.turn():
                 more = walk.collect()
-                await asyncio.sleep(0)
         await asyncio.to_thread(walk.sort)
 
     async def _update(self, command: Update) -> None:

@@ -7,9 +7,10 @@ Rule: a walk over the records holds its snapshot for a short while only, however
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal, Protocol
@@ -33,6 +34,8 @@ from cyrusext.replica.feed import ChangeFeed
 from cyrusext.runtime import logging
 from cyrusext.runtime.log_limit import PeerLog
 
+GIVE_WAY_S = 0.002
+"""How long a piece of a walk waits for changes at most: where they never end, it has its share beside them."""
 COMPRESS = ("DEFLATE",)
 
 Order = Literal["cyrus", "strcmp"]
@@ -104,6 +107,8 @@ class Service:
     tally: Tally = field(default_factory=Tally)
     leftovers: Leftovers | None = None
     """Reservations that are not told to everybody; None: all are told."""
+    give_way: Callable[[float], Awaitable[None]] | None = None
+    """Waits until changes that are under way are done, no longer than so many seconds."""
     rules: ModeRules = RULES[Mode.STANDARD]
     audiences: Audiences = field(default_factory=Audiences)
     leading: Leading | None = None
@@ -171,6 +176,14 @@ class Service:
         return kind(self.records.reader, tag, servers=servers, prefix=prefix)
 
     @cached_property
-    def turns(self) -> asyncio.Lock:
-        """Whoever walks holds it for one piece and one turn of the event loop, so that no turn has two pieces."""
+    def _turns(self) -> asyncio.Lock:
         return asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """One piece of a walk: the only one in its turn of the event loop, and after changes that are under way."""
+        async with self._turns:
+            if self.give_way is not None:
+                await self.give_way(GIVE_WAY_S)
+            yield
+            await asyncio.sleep(0)

@@ -148,12 +148,11 @@ class Stream:
         walk = self._service.walk("cyrus", self._tag, self._hosts)
         walk.be_brief()  # the names only: the records are taken as they are when they are repeated
         while not walk.done:
-            async with self._service.turns:
+            async with self._service.turn():
                 names = walk.odd_names(entangled)
                 records = [self._service.records.get(name) for name in names]
                 lost = [record for record in records if record is not None and record.state is not State.DELETED]
                 self._subscription.repeat(self._of_interest(lost))
                 count += len(lost)
-                await asyncio.sleep(0)
             await self.drained()
         log.debug("mupdate.repeated", peer=self._sender.peer, records=count)

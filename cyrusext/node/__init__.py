@@ -122,6 +122,7 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
         logins=logins,
         login_pool=LoginPool(),
         admins=frozenset(),
+        give_way=writer.quiet,
         leftovers=Leftovers(store.get, store.seq) if rules.push_removes else None,
         rules=rules,
         leading=role.leading,

@@ -9,6 +9,7 @@ disk) changes nothing: its work is held, in its place in the order, and tried ag
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -107,6 +108,8 @@ class GroupCommit:
         self._not_before = 0.0
         self._thread: threading.Thread | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self.last_error = ""
         """Why the last commit failed; empty when it succeeded."""
         self.busy_since = 0.0
@@ -157,6 +160,16 @@ class GroupCommit:
     def queued(self) -> int:
         return len(self._queue)
 
+    async def quiet(self, at_most_s: float) -> None:
+        """Wait until nothing is being committed, but no longer than that: for whoever has time, on the event loop.
+
+        The thread shares the interpreter, and maybe the processor, with whoever is busy there.
+        """
+        if not self._quiet.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(at_most_s):
+                    await self._quiet.wait()
+
     def submit(self, work: Work[R]) -> asyncio.Future[R]:
         """Queue `work`; the future never raises, a failure is what `work.failed` makes of it."""
         job = _Job(work, self._loop.create_future(), self._loop.time())
@@ -164,6 +177,7 @@ class GroupCommit:
             refused = self._stopping or len(self._queue) >= self._limit
             if not refused:
                 self._queue.append(job)
+                self._quiet.clear()
         if refused:
             job.give_failure(WriterBusy("too many changes are waiting, try again"))
         elif not self._calling:
@@ -276,6 +290,8 @@ class GroupCommit:
         with self._awake:
             if self._running is jobs:
                 self._running = []
+                if not self._queue:
+                    self._quiet.set()
             if self._pause_s:
                 self._pause_s = 0.0
                 self._awake.notify()
@@ -317,6 +333,7 @@ class GroupCommit:
 
     def _put_back(self, jobs: list[_Job[Any]]) -> None:
         """Return `jobs` to their place, and let the thread go on; the lock is held."""
+        self._quiet.set()
         self._queue.extendleft(reversed(jobs))
         self._running = []
         self._settling = False
@@ -330,6 +347,8 @@ class GroupCommit:
         with self._awake:
             while self._queue and self._queue[0].since < limit:
                 expired.append(self._queue.popleft())
+            if not self._queue and not self._running:
+                self._quiet.set()
             hanging = []
             if self.busy_since and time.monotonic() - self.busy_since > HANGING_S:
                 hanging = [job for job in self._running if job.since < limit and not job.future.done()]

@@ -82,6 +82,7 @@ class InProcessMaster:
             resend_after_s=resend_after_s,
             orders=orders or [],
             leading=self.leading,
+            give_way=self.writer.quiet,
             leftovers=Leftovers(self.store.get, self.store.seq, leftover_wait_s),
             bounds=replace(bounds or Bounds(), failed_login_s=failed_login_s, close_s=1.0),
         )

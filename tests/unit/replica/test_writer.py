@@ -348,3 +348,32 @@ def test_the_work_sees_a_transaction(capfd: pytest.CaptureFixture[str]) -> None:
         """FaultyTransaction has to be what the contract asks for."""
 
     takes(FaultyTransaction(FaultyStore()))
+
+
+def test_who_has_time_waits_for_what_is_being_committed_but_not_for_ever() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.writer.quiet(1000)  # nothing to wait for
+        bench.store.gate.clear()
+        first = bench.activate(b"first")
+        await bench.writer.quiet(0.01)
+        assert not first.done()
+        waiting = asyncio.create_task(bench.writer.quiet(1000))
+        second = bench.activate(b"second")
+        bench.store.gate.set()
+        await waiting
+        assert first.done() and second.done()
+
+    run(scenario)
+
+
+def test_a_store_that_refuses_keeps_nobody_waiting() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.store.failure = StoreFull("the disk is full")
+        held = bench.activate(b"held")
+        await bench.writer.quiet(1000)
+        assert not held.done()
+        bench.store.failure = None
+        assert (await held).granted
+        await bench.writer.quiet(1000)
+
+    run(scenario)
