@@ -8,7 +8,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport uint32_t, uintptr_t
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 
 from cyrusext.index._cyx cimport CYX_OK, Reader, cyx_location, cyx_name
@@ -16,7 +16,8 @@ from cyrusext.index._cyx cimport CYX_OK, Reader, cyx_location, cyx_name
 from cyrusext.model import Flag, ServerPartition, State
 
 cdef enum:
-    ROUTES = 256    # different places remembered at once; a power of two
+    ROUTES = 4096   # different places that are remembered, about; a power of two
+    NEAR = 8        # how far from its own slot one may be
 
 cdef tuple STATES = (None, State.RESERVED, State.ACTIVE, State.DELETED)
 
@@ -26,7 +27,8 @@ cdef tuple STATES = (None, State.RESERVED, State.ACTIVE, State.DELETED)
 cdef class Route:
     """A place that was met: the numbers it is known by, and what Python sees of it."""
 
-    cdef uintptr_t server_at, partition_at
+    cdef const char *server_at
+    cdef const char *partition_at
     cdef uint32_t state_number, flag_bits
     cdef object server, partition, state, flags
 
@@ -90,22 +92,26 @@ cdef class Lookups:
 
     def __init__(self, bytes state_dir not None, dict errors not None):
         self._reader = Reader(state_dir, errors)
-        self._routes = [None] * ROUTES
+        self._routes = [None] * (ROUTES + NEAR)
 
     cdef Route route_of(self, const cyx_location *at):
-        cdef uintptr_t server = <uintptr_t>at.server
-        cdef uintptr_t partition = <uintptr_t>at.partition
-        cdef uintptr_t mixed = (server >> 4) ^ (partition >> 3) ^ (at.state << 5) ^ at.flags
-        cdef Py_ssize_t slot = <Py_ssize_t>((mixed ^ (mixed >> 8)) & (ROUTES - 1))
-        cdef object known = self._routes[slot]
+        cdef uint64_t mixed = <uint64_t><uintptr_t>at.server + 3 * <uint64_t><uintptr_t>at.partition
+        mixed = (mixed + at.state * 8 + at.flags) * <uint64_t>0x9E3779B97F4A7C15
+        cdef Py_ssize_t first = <Py_ssize_t>(mixed >> 40) & (ROUTES - 1)
+        cdef Py_ssize_t slot
         cdef Route route
-        if known is not None:
+        for slot in range(first, first + NEAR):
+            known = self._routes[slot]
+            if known is None:
+                break
             route = <Route>known
-            if (route.server_at == server and route.partition_at == partition
+            if (route.server_at == at.server and route.partition_at == at.partition
                     and route.state_number == at.state and route.flag_bits == at.flags):
                 return route
+        else:
+            slot = first
         route = Route.__new__(Route)
-        route.server_at, route.partition_at = server, partition
+        route.server_at, route.partition_at = at.server, at.partition
         route.state_number, route.flag_bits = at.state, at.flags
         route.server, route.partition = self._reader.text_at(at.server), self._reader.text_at(at.partition)
         route.state, route.flags = STATES[at.state], Flag(at.flags)
