@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import pwd
 import signal
@@ -16,9 +17,12 @@ import pytest
 
 import cyrusext
 from cyrusext.manage.control import ControlClient
-from tests.harness.mupdate import Mupdate, UpdateStream
+from tests.harness.accounts import own_sasldb
+from tests.harness.cyrus import PASSWORDS, PEER
+from tests.harness.mupdate import Mupdate, UpdateStream, literal
 from tests.harness.network import Network
 from tests.harness.ours import Config, Node
+from tests.harness.sasl_client import Scram
 from tests.harness.waiting import accepts, wait_until
 
 pytestmark = [
@@ -250,3 +254,36 @@ def test_who_is_no_longer_an_admin_is_shown_out(make: Make) -> None:
             Mupdate(node.address, user="alice", password="alicepw")
     alice.close()
     assert node.log_contains("event=mupdate.dismissed")
+
+
+def offered(address: str) -> bytes:
+    """The mechanisms in the banner."""
+    with Mupdate(address, user="") as client:
+        return next(line for line in client.banner if line.startswith(b"* AUTH"))
+
+
+def scram_login(address: str) -> None:
+    """Log in with SCRAM-SHA-256, by hand."""
+    scram = Scram("SCRAM-SHA-256", PEER, PASSWORDS[PEER])
+    with Mupdate(address, user="") as client:
+        client.send(b'A AUTHENTICATE "SCRAM-SHA-256" ' + literal(base64.b64encode(scram.first())) + b"\r\n")
+        client.send(base64.b64encode(scram.final(base64.b64decode(client.receive().tag))) + b"\r\n")
+        scram.verify(base64.b64decode(client.receive().tag))
+        client.send(b"\r\n")
+        assert client.receive().verb == "OK"
+
+
+def test_mechanisms_change_with_libsasl2_running(make: Make, new_state: Callable[[], Path]) -> None:
+    """libsasl2's own options are set once for the process; what is offered is not among them."""
+    sasldb = own_sasldb(new_state() / "sasldb2", "node1")
+    node = make({"mupdate": {"pwcheck": "sasldb", "sasldb_path": str(sasldb), "password_file": ""}})
+    assert offered(node.address) == b'* AUTH "PLAIN"'
+    Mupdate(node.address).close()
+    told = reload(node, mupdate={"mechanisms": ["SCRAM-SHA-256"]})
+    assert "event=node.reloaded" in told
+    assert offered(node.address) == b'* AUTH "SCRAM-SHA-256"'
+    with pytest.raises(AssertionError, match="undefined error"):
+        Mupdate(node.address)
+    scram_login(node.address)
+    reload(node, mupdate={"mechanisms": ["PLAIN", "SCRAM-SHA-256"]})
+    Mupdate(node.address).close()
