@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from cyrusext.model import MailboxRecord, State
+from cyrusext.mupdate import reading
 from cyrusext.mupdate.service import Bounds
 from cyrusext.names import without_folder
 from cyrusext.replica.feed import SLICE
@@ -463,3 +465,41 @@ def test_noop_is_a_barrier_among_many_subscribers(master: InProcessMaster) -> No
         assert b"user.n%d" % number in stream.mirror
     for stream in streams:
         stream.wait_for(lambda mirror: len(mirror) == 20, "all changes")
+
+
+def test_a_client_that_stalls_in_its_list_lets_the_store_use_its_pages_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its walk is of one moment for a while only; how the store grows is the proof."""
+    heavy = [
+        MailboxRecord(b"user.u%05d" % number, State.ACTIVE, "be1", "p", b"x" * 6000, changed_at=1)
+        for number in range(4000)
+    ]
+    with InProcessMaster(tmp_path) as master:
+        with master.store.begin() as transaction:
+            transaction.put_many(heavy)
+
+        def stall() -> socket.socket:
+            client = master.raw(receive_buffer=4096)
+            plain = base64.b64encode(b"\0murder\0murderpw")
+            client.sendall(b'A AUTHENTICATE "PLAIN" "%s"\r\nL LIST\r\n' % plain)
+            while b"L MAILBOX" not in client.recv(4096):
+                pass
+            return client
+
+        def grows_little() -> bool:
+            before = master.store.stat().bytes_used
+            for number in range(6):
+                with master.store.begin() as transaction:
+                    transaction.put_many([record._replace(server=f"be{number % 3}") for record in heavy[::50]])
+            return master.store.stat().bytes_used - before < 1 << 20
+
+        monkeypatch.setattr(reading, "SNAPSHOT_S", 3600)
+        client = stall()
+        for _ in range(3):
+            assert not grows_little(), "the walk has no snapshot, or all was sent: this test says nothing"
+        client.close()
+        wait_until(grows_little, "the pages are used again after its end", timeout_s=30)
+        monkeypatch.setattr(reading, "SNAPSHOT_S", 0.05)
+        stall()
+        wait_until(grows_little, "the pages are used again", timeout_s=30)
