@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -116,7 +117,7 @@ class Follower:
         """Seconds since this node knew everything; None: it never did, or is not connected."""
         if self._fresh_at is None or not self._synced:
             return None
-        return asyncio.get_running_loop().time() - self._fresh_at
+        return _boot_time() - self._fresh_at
 
     async def catch_up(self) -> bool:
         """Wait until everything granted before this call is applied here; False when that is not to be had in time."""
@@ -255,7 +256,7 @@ class Follower:
         """Ask the leader whether we know everything, unless it has still to answer that."""
         if self._beat is not None or not self._synced or self._client is None:
             return
-        now = asyncio.get_running_loop().time()
+        now = _boot_time()
         try:
             tag = self._client.post(Noop(b""))
         except (LocalProtocolError, MupdateUnavailable):
@@ -354,6 +355,11 @@ class _Copy:
         error = await self._writer.submit(work)
         if error is not None:
             raise error
+
+
+def _boot_time() -> float:
+    """Return seconds on the clock of the heartbeat, which goes on while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _tls_context(ca: str) -> ssl.SSLContext:
