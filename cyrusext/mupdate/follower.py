@@ -23,6 +23,7 @@ from cyrusext.mupdate.forwarding import Forwarding
 from cyrusext.mupdate.types import Begins, Follow, Noop, Ok, Reached, Records
 from cyrusext.net.address import TcpAddress
 from cyrusext.replica.copying import FOLLOWED, GONE_BATCH, Cookie, CopyWork, Missing, is_complete
+from cyrusext.replica.upkeep import BEAT_S as HEARTBEAT_S
 from cyrusext.replica.writer import GroupCommit
 from cyrusext.runtime import logging
 from cyrusext.store import Store
@@ -34,8 +35,7 @@ log = logging.get()
 LIMITS = Limits(literal=4 << 20, message=5 << 20)
 """A piece of a copy holds records of up to a megabyte, and one more."""
 BEAT_S = 0.5
-FRESH_S = 1.5
-"""How long an answer proves that we are fresh; with the half second between heartbeats that is `no_max_age_s`."""
+"""How often the leader is asked whether we know everything."""
 CONNECT_S = 5.0
 SILENCE_S = 10.0
 """A leader that says nothing for so long, though it is asked twice a second, is gone."""
@@ -81,8 +81,11 @@ class Follower:
 
     name = "follower"
 
-    def __init__(self, target: Target, store: Store, writer: GroupCommit, *, write_wait_s: float) -> None:
+    def __init__(
+        self, target: Target, store: Store, writer: GroupCommit, *, write_wait_s: float, no_max_age_s: float
+    ) -> None:
         self.target = target
+        self.set_no_max_age(no_max_age_s)
         self._store, self._writer, self._write_wait_s = store, writer, write_wait_s
         self.cookie = Cookie.parse(store.text(FOLLOWED))
         self.is_complete = is_complete(store)
@@ -110,7 +113,11 @@ class Follower:
 
     @property
     def is_fresh(self) -> bool:
-        return self.age_s is not None and self.age_s <= FRESH_S
+        return self.age_s is not None and self.age_s <= self._fresh_s
+
+    def set_no_max_age(self, seconds: float) -> None:
+        """Have readers of our heartbeat, which may itself be half a second old, never rely on an older answer."""
+        self._fresh_s = max(BEAT_S, seconds - HEARTBEAT_S)
 
     @property
     def age_s(self) -> float | None:

@@ -140,7 +140,7 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
     door = metrics.MetricsServer(places.metrics.sockets, registry, control.unready)
     reload.add_door(server, places.mupdate, lambda taken: taken.mupdate.listen)
     reload.add_door(door, places.metrics, metrics_addresses)
-    reload.on_reload(lambda taken: role.set_takeover(taken.mupdate.takeover == "allow"))
+    reload.on_reload(role.reload)
     reload.on_reload(lambda taken: places.kicks.set_paths(taken.lookup.kick_sockets))
 
     def ready() -> None:

@@ -44,7 +44,8 @@ class Role:
     }
 
     directory: Directory
-    set_takeover: Callable[[bool], None]
+    reload: Callable[[Config], None]
+    """Takes what may change while the node runs."""
     mark: Callable[[MailboxRecord], object]
     """Makes a record suspect; only who decides may change records."""
     leading: Leading | None = None
@@ -147,8 +148,12 @@ def take_role(config: Config, store: Store, writer: GroupCommit, rules: ModeRule
     node = config.node
     if not node.follow:
         embedded = EmbeddedDirectory(writer, takeover=config.mupdate.takeover == "allow", table=rules.table)
+
+        def reload(taken: Config) -> None:
+            embedded.set_takeover(taken.mupdate.takeover == "allow")
+
         leading = Leading(begin_to_lead(store), node.cluster_id, store, config.mupdate.mode)
-        return Role(embedded, embedded.set_takeover, lambda record: writer.submit(SuspectWork(record)), leading=leading)
+        return Role(embedded, reload, lambda record: writer.submit(SuspectWork(record)), leading=leading)
     address = parse(node.follow)
     assert isinstance(address, TcpAddress)  # config_check
     target = Target(
@@ -160,5 +165,17 @@ def take_role(config: Config, store: Store, writer: GroupCommit, rules: ModeRule
         murder=config.mupdate.mode,
         node=node.name,
     )
-    follower = Follower(target, store, writer, write_wait_s=config.mupdate.write_wait_s)
-    return Role(FollowDirectory(follower, node.follow), lambda _takeover: None, lambda _record: None, follower=follower)
+    follower = Follower(
+        target,
+        store,
+        writer,
+        write_wait_s=config.mupdate.write_wait_s,
+        no_max_age_s=config.lookup.no_max_age_s,
+    )
+    directory = FollowDirectory(follower, node.follow)
+    return Role(
+        directory,
+        lambda taken: follower.set_no_max_age(taken.lookup.no_max_age_s),
+        lambda _record: None,
+        follower=follower,
+    )

@@ -54,7 +54,7 @@ class Following(Embedded):
         super().__init__(place)
         address = TcpAddress("127.0.0.1", self.leader.port)
         target = Target(address, "murder", str(place / "password"), "", "", "standard", "node2")
-        self.link = Follower(target, self.store, self.writer, write_wait_s=20)
+        self.link = Follower(target, self.store, self.writer, write_wait_s=20, no_max_age_s=600)
         self.directory = FollowDirectory(self.link, str(address))
 
     async def __aenter__(self) -> Following:
