@@ -46,6 +46,7 @@ BROKEN_OFF = (
     r"Failed to",
     r"sync_",
     r"IOERROR: user replication failed",
+    r"kick_mupdate: can.t",
 )
 """What Cyrus logs of an operation that its master did not see to the end."""
 
