@@ -85,6 +85,9 @@ TABLE: Table = {
 }
 """The table of the modes standard and replicated; what the others change is in directory.modes."""
 
+YIELDED = Ruling(Effect.REFUSED, "mailbox is on its way: {server} has to run ctl_mboxlist -m first")
+"""ACTIVATE that yields to another server's reservation (`Change.yields`)."""
+
 TAKEOVER = Ruling(Effect.ACTIVE)
 """ACTIVATE that the table refuses, where the configuration or an operator allows it (`Policy`)."""
 
@@ -99,12 +102,16 @@ class Policy(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A command to change one record, with arguments that a record can hold; DELETE has no location."""
+    """A command to change one record, with arguments that a record can hold; DELETE has no location.
+
+    `yields`: it is no XFER's, and another server's reservation stands against it.
+    """
 
     action: Action
     name: bytes
     location: ServerPartition | None = None
     acl: bytes = b""
+    yields: bool = False
 
 
 class Decision(NamedTuple):
@@ -158,7 +165,7 @@ def decide(change: Change, record: MailboxRecord | None, policy: Policy, *, now_
     sender knows the mailbox' state.
     """
     held = holding(record, change.location)
-    ruling = policy.table[change.action, held]
+    ruling = YIELDED if change.yields and held is Holding.RESERVED_ELSEWHERE else policy.table[change.action, held]
     if ruling.effect is Effect.REFUSED and _may_take_over(change, held, policy):
         ruling = TAKEOVER
     if ruling.effect is Effect.REFUSED or ruling.effect is Effect.NONE:

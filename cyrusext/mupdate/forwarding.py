@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 
 from cyrusext.directory.base import Outcome
-from cyrusext.directory.ownership import Action, Change
+from cyrusext.directory.ownership import YIELDED, Action, Change, Holding, holding
 from cyrusext.errors import LocalProtocolError, MupdateUnavailable
 from cyrusext.model import MailboxRecord, State
 from cyrusext.mupdate.types import Forward, No, Ok
@@ -74,6 +74,11 @@ class Forwarding:
         future: asyncio.Future[Outcome] = loop.create_future()
         if len(self._waiting) >= MAX_WAITING or self._bytes > MAX_WAITING_BYTES:
             future.set_result(Outcome(False, "too many changes are waiting, try again", "writer-busy"))
+            return future
+        record = self._get(change.name)
+        if change.yields and record is not None and holding(record, change.location) is Holding.RESERVED_ELSEWHERE:
+            # what a push must not have is not for the leader to decide: it does not know the push
+            future.set_result(Outcome(False, YIELDED.text.format(server=record.server), "ownership"))
             return future
         number = self._next = self._next + 1
         waiting = self._waiting[number] = _Waiting(change, by, future, loop.time() + self._write_wait_s)

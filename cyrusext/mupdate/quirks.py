@@ -47,6 +47,10 @@ class Quirk(enum.Enum):
     EMPTY_NAME = "an empty mailbox name is NO; stock stores it and its backends then refuse to start"
     NAME_LENGTH = "a name over 490 bytes is NO; stock takes some and dies of others"
     LOCATION_FORM = "a location without server and ! is NO; stock stores any string"
+    PUSH_RESERVED = (
+        "after LIST of one server FIND finds no reservation of another, and ACTIVATE of it is NO; stock answers, and "
+        "ctl_mboxlist -m then removes what may be the only copy"
+    )
     ACL_OPAQUE = "an ACL comes back byte for byte; stock loses one that has no TABs"
     UNIFIED_PUSH = (
         "mode unified: ACTIVATE of an unknown mailbox is NO; in stock a push claims what its server remembers of others"

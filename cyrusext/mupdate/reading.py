@@ -15,6 +15,7 @@ from cyrusext.mupdate._sorted import Sorted
 from cyrusext.mupdate._walk import Walk
 from cyrusext.mupdate.channel import WRITE_AHEAD, Channel
 from cyrusext.mupdate.followed import FollowerStream
+from cyrusext.mupdate.leftover import Push
 from cyrusext.mupdate.service import Service
 from cyrusext.mupdate.stream import Stream
 from cyrusext.mupdate.types import Find, List, No, Ok, Update
@@ -43,6 +44,8 @@ class Reading(Channel):
         self._stream: Stream | FollowerStream | None = None
         self._asking = ""
         """The server whose list this client has asked for: ``ctl_mboxlist -m`` asks for its own."""
+        self._push: Push | None = None
+        """With `_asking`, where such a client removes what FIND tells it of."""
         self.resting = False
         """The session's task waits for the client, and nothing waits for its answer."""
         self._busy = False
@@ -104,8 +107,7 @@ class Reading(Channel):
         if self._asking and not self._service.rules.push_finds:
             record = None  # Quirk.REPLICATED_PUSH: it would remove its mailbox, whatever the answer says
         if record is not None and record.state is not State.DELETED:
-            leftovers = self._service.leftovers
-            if leftovers is not None and leftovers.keep_from(record, self._asking):
+            if self._push is not None and self._push.keeps(record):
                 return False
             self._write(self._connection.send_records(command.tag, (record,)))
         self.send(Ok(command.tag, "Search completed"))
@@ -122,31 +124,32 @@ class Reading(Channel):
         self._transport.abort()
         return False
 
-    async def _find_later(self, command: Find) -> bool:
-        """Answer when the client may hear it; False where that takes too long and the client was cut off."""
-        leftovers = self._service.leftovers
-        assert leftovers is not None
-        self._service.peer_log.warning(
+    async def _find_later(self, command: Find) -> None:
+        """Answer when the client may hear it; where that takes too long, as if there were no such mailbox."""
+        assert self._push is not None
+        self._service.peer_log.info(
             "mupdate.find_waits", peer=self.peer, mailbox=without_folder(command.name), asking=self._asking
         )
-        if await leftovers.settled(command.name, self._asking):
-            return self._find(command)
-        log.error(
-            "mupdate.find_unanswered",
+        while await self._push.settled(command.name):
+            if self._find(command):
+                return
+        self._service.peer_log.warning(
+            "mupdate.find_withheld",
             peer=self.peer,
             mailbox=without_folder(command.name),
             asking=self._asking,
-            reason="reserved by another server, which has not pushed its list since; let it run ctl_mboxlist -m, "
+            reason="reserved by another server, which has not pushed its list since: let it run ctl_mboxlist -m, "
             "or decide with: cyrusext mailbox set --force or cyrusext mailbox delete",
         )
-        self._transport.abort()
-        return False
+        self.send(Ok(command.tag, "Search completed"))
 
     # LIST and UPDATE.
 
     async def _list(self, command: List) -> None:
         server, mark, _ = command.prefix.partition(b"!")
         self._asking = server.decode("ascii", "replace") if mark else ""
+        leftovers = self._service.leftovers
+        self._push = leftovers.push(self._asking) if self._asking and leftovers is not None else None
         only = [server] if mark and server else []
         order = self._service.order_for(self.host)
         await self.send_walk(self._service.walk(order, command.tag, only, command.prefix))

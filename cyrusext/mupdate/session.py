@@ -220,7 +220,8 @@ class Session(Reading):
             case Find() | List() if not await self._is_current(event):
                 return False
             case Find():
-                return self._find(event) or await self._find_later(event)
+                if not self._find(event):
+                    await self._find_later(event)
             case Noop() | Logout():
                 if self._leader and isinstance(event, Noop):
                     # What the leader has granted counts as granted before.  Without a leader it is answered all the
@@ -279,6 +280,8 @@ class Session(Reading):
             return
         if len(self._unanswered) >= MAX_UNANSWERED:
             await self._settled()
+        if self._push is not None:
+            change = self._push.meant(change)
         future = self._service.directory.write(change, by or f"{self.user}@{self.host or 'local'}")
         self._unanswered.append((tag, change, future))
         future.add_done_callback(self._answer)

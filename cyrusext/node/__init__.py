@@ -123,7 +123,7 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
         login_pool=LoginPool(),
         admins=frozenset(),
         give_way=writer.quiet,
-        leftovers=Leftovers(store.get, store.seq) if rules.push_removes else None,
+        leftovers=Leftovers(store.get) if rules.push_removes else None,
         rules=rules,
         leading=role.leading,
         leader=role.leader,

@@ -12,6 +12,7 @@ from cyrusext.directory.ownership import Action, Policy, check_change, decide
 from cyrusext.errors import InvalidName, RemoteProtocolError
 from cyrusext.model import MailboxRecord, State
 from cyrusext.mupdate.connection import ServerConnection
+from cyrusext.mupdate.leftover import Leftovers, Push
 from cyrusext.mupdate.types import (
     Activate,
     Authenticate,
@@ -53,6 +54,7 @@ class MemoryMaster:
         self.password = password
         self.records: dict[bytes, MailboxRecord] = {}
         self.subscribers: list[MemoryWire] = []
+        self.leftovers = Leftovers(self.records.get)
 
     def connect(self) -> MemoryWire:
         return MemoryWire(self)
@@ -62,7 +64,7 @@ class MemoryMaster:
         for name in sorted(self.records, key=lambda name: name.replace(b".", b"\x1f")):
             yield self.records[name]
 
-    def change(self, command: Change) -> tuple[bool, str]:
+    def change(self, command: Change, push: Push | None) -> tuple[bool, str]:
         parse = self.rules.location
         try:
             match command:
@@ -76,6 +78,8 @@ class MemoryMaster:
                     change = check_change(Action.DEACTIVATE, name, location, parse=parse)
         except InvalidName as error:
             return False, error.public
+        if push is not None:
+            change = push.meant(change)
         before = self.records.get(name)
         decision = decide(change, before, Policy(table=self.rules.table), now_us=0, by="")
         if decision.record is not None:
@@ -101,6 +105,7 @@ class MemoryWire:
         self._client: Deflater | None = None
         self._stream: Update | None = None
         self._asking = False
+        self._push: Push | None = None
 
     def deflate(self) -> None:
         self._client = Deflater()
@@ -177,14 +182,16 @@ class MemoryWire:
             case SaslCancelled(tag=tag):
                 return connection.send(No(tag, "Client canceled authentication"))
             case Reserve(tag=tag) | Activate(tag=tag) | Deactivate(tag=tag) | Delete(tag=tag):
-                granted, text = self._master.change(event)
+                granted, text = self._master.change(event, self._push)
                 return connection.send(Ok(tag, text) if granted else No(tag, text))
             case Find(tag=tag, name=name):
                 silent = self._asking and not self._master.rules.push_finds
-                found = [records[name]] if name in records and not silent else []
+                found = [records[name]] if name in records and not silent and self._may_hear(records[name]) else []
                 return connection.send_records(tag, found) + connection.send(Ok(tag, "Search completed"))
             case List(tag=tag, prefix=prefix):
                 self._asking = b"!" in prefix
+                if self._asking and self._master.rules.push_removes:
+                    self._push = self._master.leftovers.push(prefix.partition(b"!")[0].decode())
                 chosen = [one for one in self._master.ordered() if one.location.to_wire().startswith(prefix)]
                 return connection.send_records(tag, chosen) + connection.send(Ok(tag, "list complete"))
             case Update(tag=tag) if not self._master.rules.streams_to_servers:
@@ -202,6 +209,13 @@ class MemoryWire:
                 self.close()
                 return reply
         raise AssertionError(f"no answer to {event}")
+
+    def _may_hear(self, record: MailboxRecord) -> bool:
+        if self._push is None:
+            return True
+        if self._push.keeps(record):
+            self._push.withhold(record)  # nobody waits here
+        return not self._push.keeps(record)
 
     def _is_right(self, item: Secret) -> bool:
         try:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import imaplib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,8 +17,8 @@ from tests.faults.rig import BROKEN_OFF
 from tests.harness import imap
 from tests.harness.lmtp import Lmtp, message
 from tests.harness.roots import Root
+from tests.harness.server import Server
 from tests.harness.topology import Murder
-from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -33,11 +31,23 @@ def murder(request: pytest.FixtureRequest, root: Root, new_state: Callable[[], P
         yield group
 
 
-def test_a_move_that_its_master_did_not_see_to_the_end(murder: Murder) -> None:
-    """XFER says OK although the target's ACTIVATE failed, and the source removes its copy.  Then the target pushes.
+BREAKS = {
+    "the wire is cut": (),
+    "the target is killed": ("target",),
+    "the source is killed": ("source",),
+    "both are killed": ("source", "target"),
+    "the master is killed": ("master",),
+}
+"""What happens to an XFER when the target says ACTIVATE, and who is killed by it."""
+STOCK_LOSES = {"the wire is cut", "the target is killed", "both are killed"}
 
-    The stock master tells the target that the source has the mailbox: the target removes the only copy.  Ours has it
-    wait for the source.
+
+@pytest.mark.parametrize("break_", BREAKS)
+def test_a_move_that_is_broken_off(murder: Murder, break_: str) -> None:
+    """XFER has its source remove its copy although the target's ACTIVATE failed.  Then the target pushes.
+
+    The stock master tells the target that the source has the mailbox: the target removes the only copy.  Ours tells it
+    nothing, and gives it the mailbox when the source has disclaimed it.
     """
     assert murder.wire is not None
     user = murder.user()
@@ -45,24 +55,36 @@ def test_a_move_that_its_master_did_not_see_to_the_end(murder: Murder) -> None:
         imap.create(admin, f"user.{user}")
     with murder.be1.imap(user) as connection:
         imap.ok(connection.append("INBOX", "", "", message("the only copy")))
-    murder.wire.on_match(b" ACTIVATE ", murder.master.kill, lose=True)
-    with murder.be1.imap() as admin:
+    parts: dict[str, Server] = {"source": murder.be1, "target": murder.be2, "master": murder.master}
+    struck: list[str] = []
+
+    def strike() -> None:
+        struck.append(break_)
+        for part in BREAKS[break_]:
+            parts[part].kill()
+
+    murder.wire.on_match(b" ACTIVATE ", strike, lose=True)
+    with contextlib.suppress(imap.Refused, imaplib.IMAP4.error), murder.be1.imap() as admin:
         imap.xfer(admin, f"user.{user}", "be2.lab")
     murder.wire.heal()
-    assert not murder.master.running
-    mark = murder.master.mark()
-    murder.master.start()
-    with ThreadPoolExecutor(2) as pushes:
-        target = pushes.submit(murder.be2.tool, "ctl_mboxlist", "-m")
-        waits = partial(murder.master.log_contains, "mupdate.find_waits", mark)
-        wait_until(lambda: target.done() or waits(), "the target is told, or waits")
-        pushes.submit(murder.be1.tool, "ctl_mboxlist", "-m").result(60)
-        target.result(60)
+    assert struck
+    for part in ("master", "target", "source"):
+        if not parts[part].running:
+            parts[part].start(60)
+    for backend in (murder.be2, murder.be1):
+        backend.tool("ctl_mboxlist", "-m")
     left = []
     for backend in (murder.be1, murder.be2):
         with backend.imap(user) as connection, contextlib.suppress(imap.Refused, imaplib.IMAP4.error):
             left += imap.messages(connection)
-    assert len(left) == (1 if murder.kind == "ours" else 0)
+    if murder.kind == "stock":
+        assert len(left) == (0 if break_ in STOCK_LOSES else 1)
+        return
+    assert len(left) == 1
+    with murder.mupdate() as client:
+        entry = client.find(f"user.{user}".encode())
+    assert entry is not None and entry.acl is not None and entry.server == "be2.lab"
+    murder.frontend_sees(lambda known: known[f"user.{user}"].location.startswith("be2.lab!"), "the new server")
 
 
 def test_mail_for_a_new_user_while_the_slave_is_between_two_connections(murder: Murder) -> None:

@@ -83,7 +83,7 @@ class InProcessMaster:
             orders=orders or [],
             leading=self.leading,
             give_way=self.writer.quiet,
-            leftovers=Leftovers(self.store.get, self.store.seq, leftover_wait_s),
+            leftovers=Leftovers(self.store.get, leftover_wait_s),
             bounds=replace(bounds or Bounds(), failed_login_s=failed_login_s, close_s=1.0),
         )
         self._sockets = bind(TcpAddress(ADDRESS, 0))

@@ -29,6 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "cyrusext.mupdate.followed",
             "cyrusext.mupdate.forwarding",
             "cyrusext.mupdate.leading",
+            "cyrusext.mupdate.leftover",
             "cyrusext.mupdate.login",
             "cyrusext.mupdate.server",
             "cyrusext.mupdate.service",

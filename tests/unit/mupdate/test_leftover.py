@@ -1,75 +1,127 @@
-"""Reservations left over from before a restart are kept from every backend but their own until that one has spoken."""
+"""What a backend's ``ctl_mboxlist -m`` is told, so that it removes no mailbox that may be the only copy."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cyrusext.model import MailboxRecord, State
-from cyrusext.mupdate.leftover import LEFTOVER_S, Leftovers
+from cyrusext.directory.ownership import Action, Change
+from cyrusext.model import MailboxRecord, ServerPartition, State
+from cyrusext.mupdate import leftover
+from cyrusext.mupdate.leftover import Leftovers
 from tests.harness.inprocess import InProcessMaster
-from tests.harness.mupdate import Mupdate, literal
+from tests.harness.mupdate import Entry, Mupdate, literal
 
-NOW_US = time.time_ns() // 1000
-OLD_US = NOW_US - int((LEFTOVER_S + 1) * 1e6)
+NAME = b"user.a"
+ACL = b"a\tlrs\t"
 
 
-def record(state: State = State.RESERVED, *, seq: int = 1, changed_at: int = NOW_US) -> MailboxRecord:
-    return MailboxRecord(b"user.a", state, "be1", "p", seq=seq, changed_at=changed_at)
+def record(state: State = State.RESERVED, *, changed_at: int = 1) -> MailboxRecord:
+    return MailboxRecord(NAME, state, "be1", "p", seq=1, changed_at=changed_at)
+
+
+def nothing(_name: bytes) -> None:
+    return None
 
 
 @pytest.mark.parametrize(
-    ("known", "asking", "kept"),
+    ("state", "server", "kept"),
     [
-        (record(), "be2", True),
-        (record(), "be1", False),
-        (record(), "", False),
-        (record(State.ACTIVE), "be2", False),
-        (record(seq=6), "be2", False),
-        (record(seq=6, changed_at=OLD_US), "be2", True),
-        (record(State.ACTIVE, seq=6, changed_at=OLD_US), "be2", False),
+        (State.RESERVED, "be2", True),
+        (State.RESERVED, "be1", False),
+        (State.ACTIVE, "be2", False),
+        (State.DELETED, "be2", False),
     ],
 )
-def test_what_is_kept_from_whom(known: MailboxRecord, asking: str, kept: bool) -> None:
-    assert Leftovers({known.name: known}.get, since_seq=5).keep_from(known, asking) is kept
+def test_what_is_kept_from_whom(state: State, server: str, kept: bool) -> None:
+    assert Leftovers(nothing).push(server).keeps(record(state)) is kept
 
 
-def restarted(place: Path, leftover_wait_s: float = 30.0) -> InProcessMaster:
-    """A master that finds a reservation of be1 when it starts."""
-    with InProcessMaster(place) as before:
-        before.connect().ok(b"RESERVE", b"user.a", b"be1!p")
-    return InProcessMaster(place, leftover_wait_s=leftover_wait_s)
+def claim(name: bytes = NAME) -> Change:
+    return Change(Action.ACTIVATE, name, ServerPartition("be2", "p"), ACL)
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Iterator[InProcessMaster]:
+    with InProcessMaster(tmp_path, leftover_wait_s=0.2) as master:
+        client = master.connect()
+        client.ok(b"ACTIVATE", NAME, b"be1!p", ACL)
+        client.ok(b"DEACTIVATE", NAME, b"be1!p")  # an XFER begins
+        yield master
+
+
+def push(master: InProcessMaster, server: bytes) -> Mupdate:
+    client = master.connect()
+    client.list(server + b"!")
+    return client
 
 
 def test_target_waits_for_the_push_of_the_source(tmp_path: Path) -> None:
-    with restarted(tmp_path) as master:
-        target, source = master.connect(), master.connect()
-        target.list(b"be2!")
-        target.send(b"F FIND %s\r\nN NOOP\r\n" % literal(b"user.a"))
-        assert source.find(b"user.a") is not None  # not known to be another backend
-        source.ok(b"DELETE", b"user.a")
+    with InProcessMaster(tmp_path) as master:
+        master.connect().ok(b"RESERVE", NAME, b"be1!p")
+        target, source = push(master, b"be2"), push(master, b"be1")
+        target.send(b"F FIND %s\r\nN NOOP\r\n" % literal(NAME))
+        assert source.find(NAME) is not None
+        assert master.connect().find(NAME) is not None, "nobody else is kept from knowing"
+        source.ok(b"DELETE", NAME)
         assert [target.receive().tag for _ in range(2)] == ["F", "N"]
 
 
-def test_target_is_not_answered_without_the_source(tmp_path: Path) -> None:
-    with restarted(tmp_path, leftover_wait_s=0.1) as master:
-        target = master.connect()
-        target.list(b"be2!")
-        target.send(b"F FIND %s\r\n" % literal(b"user.a"))
-        with pytest.raises(ConnectionError):
-            target.receive()
-        owner = master.connect()
-        owner.list(b"be1!")
-        found = owner.find(b"user.a")
-        assert found is not None
-        assert found.acl is None
+def test_target_without_the_source_is_told_nothing_and_gets_nothing(master: InProcessMaster) -> None:
+    target = push(master, b"be2")
+    assert target.find(NAME) is None
+    assert target.command(b"ACTIVATE", NAME, b"be2!p", ACL)[-1].verb == "NO"
+    assert master.connect().find(NAME) == Entry(NAME, b"be1!p", None)
 
 
-def test_a_reservation_of_now_is_told(tmp_path: Path) -> None:
-    with InProcessMaster(tmp_path) as master:
-        client: Mupdate = master.connect()
-        client.ok(b"RESERVE", b"user.a", b"be1!p")
-        client.list(b"be2!")
-        assert client.find(b"user.a") is not None
+def test_target_gets_the_mailbox_when_the_source_disclaims_it(master: InProcessMaster) -> None:
+    target = push(master, b"be2")
+    assert target.find(NAME) is None
+    target.command(b"ACTIVATE", NAME, b"be2!p", ACL)
+    push(master, b"be1").ok(b"DELETE", NAME)
+    assert master.connect().find(NAME) == Entry(NAME, b"be2!p", ACL)
+
+
+def test_source_keeps_the_mailbox_that_it_still_has(master: InProcessMaster) -> None:
+    target = push(master, b"be2")
+    assert target.find(NAME) is None
+    target.command(b"ACTIVATE", NAME, b"be2!p", ACL)
+    source = push(master, b"be1")
+    source.ok(b"ACTIVATE", NAME, b"be1!p", ACL)
+    source.ok(b"DEACTIVATE", NAME, b"be1!p")
+    source.ok(b"DELETE", NAME)
+    assert master.connect().find(NAME) is None, "that claim was of another reservation"
+
+
+def test_a_move_that_ends_is_told(master: InProcessMaster) -> None:
+    target = push(master, b"be2")
+    target.send(b"F FIND %s\r\n" % literal(NAME))
+    master.connect().ok(b"ACTIVATE", NAME, b"be3!p", ACL)
+    assert target.receive().verb == "MAILBOX"
+
+
+def test_authority_of_the_operator_asks_nobody(master: InProcessMaster) -> None:
+    """``ctl_mboxlist -m -a`` activates without FIND."""
+    push(master, b"be2").ok(b"ACTIVATE", NAME, b"be2!p", ACL)
+    assert master.connect().find(NAME) == Entry(NAME, b"be2!p", ACL)
+
+
+def test_a_server_is_waited_for_once(tmp_path: Path) -> None:
+    with InProcessMaster(tmp_path, leftover_wait_s=2.0) as master:
+        client = master.connect()
+        names = [b"user.a.%d" % number for number in range(100)]  # one after the other: 200 s
+        for name in names:
+            client.ok(b"RESERVE", name, b"be1!p")
+        target = push(master, b"be2")
+        assert [target.find(name) for name in names] == [None] * len(names)
+
+
+def test_heirs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leftover, "HEIRS", 2)
+    leftovers = Leftovers(nothing)
+    reservations = [record()._replace(name=b"user.%d" % number) for number in range(3)]
+    for reservation in reservations:
+        leftovers.remember(reservation, claim(reservation.name))
+    assert [leftovers.take_heir(reservation) is None for reservation in reservations] == [True, False, False]
