@@ -48,6 +48,8 @@ static void test_keys(void)
     } pairs[] = {{"user.alice.Sent", "Nuser\x1f" "alice\x1f" "Sent"},
                  {"example.org!user.foo.x", "Nexample.org\x1duser\x1f" "foo\x1fx"},
                  {"a!b!c.d", "Na\x1d" "b!c\x1f" "d"},
+                 {"user.john^doe.a^b", "Nuser\x1f" "john.doe\x1f" "a.b"},
+                 {"a^b.c!user.d^e", "Na^b.c\x1duser\x1f" "d.e"},
                  {"!", "N\x1d"},
                  {".", "N\x1f"}};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {

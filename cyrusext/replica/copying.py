@@ -181,9 +181,12 @@ class Missing:
                 self.names.append(name)
 
 
+_KEY_BYTES = bytes.maketrans(b".^", b"\x1f.")
+
+
 def order_key(name: bytes) -> bytes:
     """Return what puts names into the order of Cyrus' own database when compared as plain bytes (csrc key.c)."""
     domain, mark, local = name.partition(b"!")
     if not mark:
-        return name.replace(b".", b"\x1f")
-    return domain + b"\x1d" + local.replace(b".", b"\x1f")
+        return name.translate(_KEY_BYTES)
+    return domain + b"\x1d" + local.translate(_KEY_BYTES)

@@ -34,8 +34,8 @@ def cyrus_key(name: bytes) -> bytes:
     """The order of Cyrus' database: mboxname_to_dbname, written again in another way than key.c."""
     domain, mark, rest = name.partition(b"!")
     if not mark:
-        return name.replace(b".", b"\x1f")
-    return domain + b"\x1d" + rest.replace(b".", b"\x1f")
+        return name.replace(b".", b"\x1f").replace(b"^", b".")
+    return domain + b"\x1d" + rest.replace(b".", b"\x1f").replace(b"^", b".")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -23,7 +23,7 @@ ALPHABET = b"ab.-! ^+\xe9\x01"
 
 def key_of(name: bytes) -> bytes:
     domain, mark, local = name.partition(b"!")
-    return (domain + b"\x1d" if mark else b"") + (local if mark else domain).replace(b".", b"\x1f")
+    return (domain + b"\x1d" if mark else b"") + (local if mark else domain).replace(b".", b"\x1f").replace(b"^", b".")
 
 
 def made_up(rng: random.Random, count: int) -> list[MailboxRecord]:
