@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.rig.generator import Report, load
-from benchmarks.rig.masters import Name, Pair, Peer, masters, say
+from benchmarks.rig.masters import NAMES, Name, Pair, Peer, masters, say
 from benchmarks.rig.results import COST, Figures, Row, table
 from benchmarks.rig.script import Bench, run
 from tests.harness.side_by_side import CLIENT_CPU
@@ -33,13 +33,14 @@ BESIDE = {
 
 
 def whole_lists(bench: Bench, pair: Pair, records: int) -> list[str]:
-    rates, speeds, times = Figures({}), Figures({}), Figures({})
+    rates, speeds, times, busy = Figures({}), Figures({}), Figures({}), Figures({})
     for round_ in range(bench.rounds):
         for mode in ("list", "update"):
             for peer in pair.turn(round_):
                 report = load(mode, peer.address, expect=records, cpu=CLIENT_CPU)
                 times.add(mode.upper(), peer.name, report.number("seconds"))
                 rates.add(mode.upper(), peer.name, report.number("records_per_s"))
+                busy.add(mode, peer.name, report.number("cpu_s") / report.number("seconds") * 100)
                 speeds.add(mode.upper(), peer.name, report.number("mb_per_s"))
                 say(f"{peer.name}: {mode}: {report.number('seconds'):.2f} s")
     rows = [
@@ -53,7 +54,9 @@ def whole_lists(bench: Bench, pair: Pair, records: int) -> list[str]:
         )
         for mode in ("LIST", "UPDATE")
     ]
-    return [f"{records:,} records, on tmpfs:", "", *table(rows, COST, "s", ["node", "stock"]), ""]
+    most = max(busy.median(mode, name) for mode in busy.rows for name in NAMES)
+    share = f"The generator used at most {most:.0f} % of its CPU."
+    return [f"{records:,} records, on tmpfs:", "", *table(rows, COST, "s", ["node", "stock"]), "", share, ""]
 
 
 class Writers:

@@ -1,6 +1,5 @@
 /* Closed loop: each connection keeps a fixed number of commands in flight, as clients that wait for answers do. */
 #include <stdio.h>
-#include <sys/resource.h>
 
 #include "mupload.h"
 
@@ -66,13 +65,9 @@ void mode_closed(const options *o, kind what, bool pairs) {
         connection_flush(all[index]);
     }
     loop_run(&o->to, done, NULL);
-    struct rusage used;
-    getrusage(RUSAGE_SELF, &used);
     double seconds = (double)(ended - began) / 1e9;
-    double cpu = (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
-                 (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
     printf("{\"answered\": %llu, \"seconds\": %.6f, \"per_s\": %.1f, \"cpu_s\": %.3f, ", (unsigned long long)answered,
-           seconds, (double)answered / seconds, cpu);
+           seconds, (double)answered / seconds, cpu_seconds());
     histogram_print(&latency, "latency");
     puts("}");
 }

@@ -69,7 +69,8 @@ void mode_dump(const options *o) {
         bytes += all[index]->bytes;
     }
     double seconds = (double)(ended - began) / 1e9;
-    printf("{\"records\": %llu, \"bytes\": %llu, \"seconds\": %.6f, \"records_per_s\": %.0f, \"mb_per_s\": %.2f}\n",
+    printf("{\"records\": %llu, \"bytes\": %llu, \"seconds\": %.6f, \"records_per_s\": %.0f, \"mb_per_s\": %.2f, "
+           "\"cpu_s\": %.3f}\n",
            (unsigned long long)records, (unsigned long long)bytes, seconds, (double)records / seconds,
-           (double)bytes / seconds / 1e6);
+           (double)bytes / seconds / 1e6, cpu_seconds());
 }

@@ -14,6 +14,8 @@ enum { EXIT_WRONG = 1, EXIT_USAGE = 2, EXIT_SILENT = 3 };
 _Noreturn void fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 uint64_t now_ns(void);
+/* What this program has used itself. */
+double cpu_seconds(void);
 void *take_memory(size_t count, size_t size);
 
 enum { HISTOGRAM_BUCKETS = 64 * 64 };
