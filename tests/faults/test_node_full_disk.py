@@ -118,7 +118,7 @@ def test_a_move_survives_a_disk_that_is_full_for_a_moment(root: Root, new_state:
 
         moving = thread.submit(move)
         with ControlClient(Path(murder.node.config["node"]["run_dir"])) as control:
-            wait_until(lambda: control.status()["write_queue"], "its DEACTIVATE is held", every_s=0.005)
+            wait_until(lambda: moving.done() or control.status()["write_queue"], "a change of it is held", 30, 0.005)
         filler.unlink()
         moving.result(60)
         for backend in (murder.be1, murder.be2):
