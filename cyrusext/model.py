@@ -18,6 +18,7 @@ MAX_ACL = 1 << 20
 MAX_LOCATION = 1024
 """Longest ``server!partition`` in bytes."""
 
+_PRINTABLE = bytes(range(0x21, 0x7F))
 _FORBIDDEN = frozenset(b"\0\r\n\x1d\x1f")
 """NUL, CR and LF break every protocol; 0x1D and 0x1F are the separators of Cyrus' own database keys (DESIGN 3)."""
 
@@ -130,6 +131,6 @@ def parse_partition(raw: bytes) -> ServerPartition:
 def _printable(raw: bytes) -> str:
     if len(raw) > MAX_LOCATION:
         raise InvalidName(f"location has {len(raw)} bytes, at most {MAX_LOCATION} are possible")
-    if any(byte <= 0x20 or byte >= 0x7F for byte in raw):
+    if raw.translate(None, _PRINTABLE):
         raise InvalidName("location has a blank, control or 8-bit byte")
     return raw.decode("ascii")

@@ -97,7 +97,9 @@ class GroupCommit:
         self._queue: deque[_Job[Any]] = deque()
         self._running: list[_Job[Any]] = []
         self._chores: deque[Callable[[], None]] = deque()
-        self._awake = threading.Condition()
+        self._lock = threading.Lock()
+        """Held for what the loop and the thread both touch, for moments."""
+        self._awake = threading.Condition(self._lock)
         self._stopping = False
         self._calling = False
         self._settling = False
@@ -173,7 +175,7 @@ class GroupCommit:
     def submit(self, work: Work[R]) -> asyncio.Future[R]:
         """Queue `work`; the future never raises, a failure is what `work.failed` makes of it."""
         job = _Job(work, self._loop.create_future(), self._loop.time())
-        with self._awake:
+        with self._lock:
             refused = self._stopping or len(self._queue) >= self._limit
             if not refused:
                 self._queue.append(job)
