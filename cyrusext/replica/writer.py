@@ -15,10 +15,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from cyrusext.directory.base import Committed, Listener, Transaction, Work
 from cyrusext.errors import CyrusExtError, StoreError, StoreFull
+from cyrusext.replica.bell import Bell
 from cyrusext.runtime import logging
 from cyrusext.runtime.histogram import Histogram
 
@@ -99,7 +101,12 @@ class GroupCommit:
         self._chores: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
         """Held for what the loop and the thread both touch, for moments."""
-        self._awake = threading.Condition(self._lock)
+        self._called: Bell | None = None
+        """Rung for the thread, while there is one."""
+        self._told: Bell | None = None
+        """Rung for the loop."""
+        self._results: deque[Callable[[], None]] = deque()
+        """What the thread has the loop do, in order."""
         self._stopping = False
         self._calling = False
         self._settling = False
@@ -128,20 +135,28 @@ class GroupCommit:
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
+        self._called, self._told = Bell(), Bell()
+        self._loop.add_reader(self._told.fileno(), self._hear)
         self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
         self._thread.start()
         self._sweep()
 
     async def stop(self) -> None:
         """Commit what is queued, then end; may be cancelled, then the thread ends by itself."""
-        with self._awake:
+        with self._lock:
             self._stopping = True
-            self._awake.notify()
+        self._call()
         await self._stopped.wait()
         if self._thread is not None:
             self._thread.join(1.0)  # it has nothing left to do
         if self._sweeper is not None:
             self._sweeper.cancel()
+        if self._told is not None and not self.is_running:
+            self._loop.remove_reader(self._told.fileno())
+            for bell in (self._told, self._called):
+                if bell is not None:
+                    bell.close()
+            self._told = self._called = None
 
     @property
     def is_running(self) -> bool:
@@ -190,20 +205,37 @@ class GroupCommit:
         return job.future
 
     def _call(self) -> None:
-        """On the event loop: have the thread look at the queue."""
+        """On the event loop: have the thread look at what there is to do."""
         self._calling = False
-        with self._awake:
-            self._awake.notify()
+        if self._called is not None:
+            self._called.ring()
+
+    def _tell(self, result: Callable[[], None]) -> None:
+        """In the thread: have the loop call `result`."""
+        self._results.append(result)
+        if self._told is not None:
+            self._told.ring()
+
+    def _hear(self) -> None:
+        """On the event loop: do what the thread has told."""
+        if self._told is not None:
+            self._told.hush()
+        try:
+            while self._results:
+                self._results.popleft()()
+        finally:
+            if self._results and self._told is not None:
+                self._told.ring()  # one has raised; the others have their turn
 
     def do_between(self, chore: Callable[[], None]) -> None:
         """Call `chore` in the writer's thread, outside any transaction of ours."""
-        with self._awake:
+        with self._lock:
             self._chores.append(chore)
-            self._awake.notify()
+        self._call()
 
     def call_between(self, chore: Callable[[], None]) -> asyncio.Future[None]:
         """Do `chore` likewise; the future tells that it is done, or raises what it raised.  Cancelling withdraws it."""
-        loop, future = self._loop, self._loop.create_future()
+        future = self._loop.create_future()
 
         def run() -> None:
             if future.cancelled():
@@ -211,9 +243,9 @@ class GroupCommit:
             try:
                 chore()
             except CyrusExtError as error:
-                loop.call_soon_threadsafe(_give, future, error)
+                self._tell(partial(_give, future, error))
             else:
-                loop.call_soon_threadsafe(_give, future, None)
+                self._tell(partial(_give, future, None))
 
         self.do_between(run)
         return future
@@ -228,25 +260,28 @@ class GroupCommit:
             if chore is not None:
                 self._run_chore(chore)
             self.busy_since = 0.0
-        self._loop.call_soon_threadsafe(self._stopped.set)
+        self._tell(self._stopped.set)
 
     def _next_step(self) -> tuple[list[_Job[Any]], Callable[[], None] | None] | None:
         """Wait for something to do; None at the end."""
-        with self._awake:
-            while True:
+        while True:
+            with self._lock:
                 wait_s = self._wait_s()
                 if self._chores or wait_s == 0.0:
-                    break
+                    return self._take(wait_s == 0.0)
                 if self._stopping and not self._queue and not self._settling:
                     return None
-                self._awake.wait(wait_s)
-            count = 0
-            if wait_s == 0.0:
-                # While the store refuses, one piece of work finds out whether it still does.
-                count = 1 if self._pause_s and not self._stopping else min(len(self._queue), self._batch)
-            jobs = [self._queue.popleft() for _ in range(count)]
-            self._running = jobs
-            return jobs, self._chores.popleft() if self._chores else None
+            assert self._called is not None
+            self._called.wait(wait_s)
+
+    def _take(self, work: bool) -> tuple[list[_Job[Any]], Callable[[], None] | None]:
+        """Take a chore where there is one, and of the queue, if `work`, what goes into one transaction."""
+        count = 0
+        if work:
+            # While the store refuses, one piece of work finds out whether it still does.
+            count = 1 if self._pause_s and not self._stopping else min(len(self._queue), self._batch)
+        jobs = self._running = [self._queue.popleft() for _ in range(count)]
+        return jobs, self._chores.popleft() if self._chores else None
 
     def _wait_s(self) -> float | None:
         """Return how long until there may be a transaction; None: until something happens."""
@@ -273,13 +308,13 @@ class GroupCommit:
             failure = StoreError(f"internal error: {error}", public="internal error")
             at_fault = at_fault or jobs
         if failure is None:
-            self._loop.call_soon_threadsafe(self._committed, jobs, changes)
+            self._tell(partial(self._committed, jobs, changes))
             return
         self._settling = True
         if at_fault and not isinstance(failure, StoreFull):
-            self._loop.call_soon_threadsafe(self._give_up, jobs, at_fault, failure)
+            self._tell(partial(self._give_up, jobs, at_fault, failure))
         else:
-            self._loop.call_soon_threadsafe(self._hold, jobs, failure)
+            self._tell(partial(self._hold, jobs, failure))
 
     def _run_chore(self, chore: Callable[[], None]) -> None:
         try:
@@ -289,14 +324,14 @@ class GroupCommit:
 
     def _committed(self, jobs: list[_Job[Any]], changes: list[Committed]) -> None:
         """On the event loop: tell the feed, then give the results."""
-        with self._awake:
+        with self._lock:
             if self._running is jobs:
                 self._running = []
                 if not self._queue:
                     self._quiet.set()
-            if self._pause_s:
-                self._pause_s = 0.0
-                self._awake.notify()
+            paused, self._pause_s = self._pause_s, 0.0
+        if paused:
+            self._call()
         if self._failure is not None:
             log.info("store.commit_recovered", after=self.last_error)
             self._failure, self.last_error = None, ""
@@ -317,7 +352,7 @@ class GroupCommit:
         self._failure, self.last_error = failure, str(failure)
         limit = self._loop.time() - self.write_wait_s
         held = [] if self._stopping else [job for job in jobs if job.since > limit and not job.future.done()]
-        with self._awake:
+        with self._lock:
             self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s) or FIRST_PAUSE_S
             self._not_before = time.monotonic() + self._pause_s
             self._put_back(held)
@@ -328,7 +363,7 @@ class GroupCommit:
     def _give_up(self, jobs: list[_Job[Any]], at_fault: list[_Job[Any]], failure: CyrusExtError) -> None:
         """On the event loop: `at_fault` can not be done, whatever the store; the others of `jobs` can."""
         log.error("writer.not_done", error=failure, code=failure.code, changes=len(at_fault))
-        with self._awake:
+        with self._lock:
             self._put_back([job for job in jobs if job not in at_fault and not job.future.done()])
         for job in at_fault:
             job.give_failure(failure)
@@ -339,14 +374,14 @@ class GroupCommit:
         self._queue.extendleft(reversed(jobs))
         self._running = []
         self._settling = False
-        self._awake.notify()
+        self._call()
 
     def _sweep(self) -> None:
         """Fail what has waited too long; four times a second, while there is a loop."""
         self._sweeper = self._loop.call_later(0.25, self._sweep)
         limit = self._loop.time() - self.write_wait_s
         expired = []
-        with self._awake:
+        with self._lock:
             while self._queue and self._queue[0].since < limit:
                 expired.append(self._queue.popleft())
             if not self._queue and not self._running:

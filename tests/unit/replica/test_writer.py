@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -377,3 +378,43 @@ def test_a_store_that_refuses_keeps_nobody_waiting() -> None:
         await bench.writer.quiet(1000)
 
     run(scenario)
+
+
+def test_what_a_listener_raises_costs_only_the_commit_that_it_was_told_of() -> None:
+    """The results that the thread told at the same time come all the same."""
+
+    async def scenario(bench: Bench) -> None:
+        reported: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context["exception"]))
+
+        def refuse(changes: list[Committed]) -> None:
+            if changes[0].record.name == b"bad":
+                raise ZeroDivisionError
+
+        bench.writer.on_commit(refuse)
+        bench.store.gate.clear()
+        bench.activate(b"bad")
+        await until(lambda: not bench.writer.queued)
+        good = bench.activate(b"good")
+        bench.writer.do_between(lambda: None)
+        bench.store.gate.set()
+        assert (await good).granted
+        assert [type(error) for error in reported] == [ZeroDivisionError]
+
+    run(scenario)
+
+
+def test_it_can_be_stopped_and_leaves_no_descriptor() -> None:
+    def descriptors() -> set[str]:
+        return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+    async def scenario() -> None:
+        before = descriptors()
+        bench = Bench()
+        await bench.writer.start()
+        assert (await bench.activate(b"user.a")).granted
+        await bench.writer.stop()
+        assert descriptors() == before
+        assert not (await bench.activate(b"user.b")).granted
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
