@@ -108,13 +108,16 @@ class FollowerStream:
 
     async def _walk(self) -> None:
         after, limit = b"", STEP // 8
-        while records := self._leading.log.chunk(after=after, limit=limit, tombstones=True):
+        while True:
+            async with self._service.turn():
+                records = self._leading.log.chunk(after=after, limit=limit, tombstones=True)
+                self._send_records(records)
+            if not records:
+                return
             after = records[-1].name
             heavy = sum([len(record.acl) for record in records]) > following.MAX_RECORDS_BYTES
             limit = max(1, limit // 8) if heavy else min(STEP, limit * 2)
-            self._send_records(records)
             await self._sender.drain()
-            await asyncio.sleep(0)
 
     def _send_records(self, records: list[MailboxRecord]) -> None:
         for piece in following.pieces(records):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import subprocess
 import threading
@@ -227,6 +228,8 @@ def test_a_leader_that_lost_its_store_empties_nobody(nodes: Pair) -> None:
     with Mupdate(nodes.leader.address) as client:  # a backend that starts fills the leader again, but for one mailbox
         for number in range(4):
             assert activate(client, b"user.u%d" % number) == "OK"
+    would = nodes.follower.cli("replica", "deletes", "accept", "--dry-run").stdout
+    assert re.fullmatch(r"would delete [15] records\n", would)  # as many as at its last look
     nodes.follower.cli("replica", "deletes", "accept")
     wait_following(nodes.follower)
     assert listed(nodes.follower).keys() == {b"user.u%d" % number for number in range(4)}
