@@ -22,8 +22,9 @@ cdef class Walk:
     cdef readonly bint done
     cdef bint _brief
     cdef size_t _share, _seen       # records of one turn
+    cdef size_t _kept               # names of one turn
     cdef Lines _out
-    cdef Lines _domain, _domains    # the last one met; all since `domains` was called
+    cdef Lines _domain, _domains    # the last one met; those of the last piece
     cdef bint _entangled
     cdef const char *_server        # where the last record was, and whether that was of interest
     cdef const char *_partition

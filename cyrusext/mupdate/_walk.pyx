@@ -76,7 +76,7 @@ cdef class Walk:
         Raises what the Reader raises.
         """
         cdef int code
-        self._out.used = 0
+        self._out.used = self._domains.used = 0
         with nogil:
             code = self.begin()
             if code == CYX_OK:
@@ -85,20 +85,22 @@ cdef class Walk:
         return PyBytes_FromStringAndSize(self._out.data, <Py_ssize_t>self._out.used)
 
     def domains(self):
-        """Return the domains met since the last call, each time that one begins."""
+        """Return the domains of the last piece, but for the one with which the piece before ended."""
         return split(&self._domains)
 
-    def odd_names(self, frozenset entangled not None):
+    def odd_names(self, frozenset entangled not None, size_t most):
         """Return which of the next names are to be repeated (healing.Repeats.wants), maybe none before `done`."""
         cdef cyx_entry entry
         cdef int code
-        self._out.used = 0
+        self._out.used = self._kept = 0
         with nogil:
             code = self.begin()
             while code == CYX_OK:
                 code = self.next(&entry)
                 if code == CYX_OK:
                     code = self.keep_odd(&entry, entangled)
+                if code == CYX_OK and self._kept >= most:
+                    code = self.stop(MORE)
         self.end(code)
         self._domains.used = 0
         return split(&self._out)
@@ -209,4 +211,5 @@ cdef class Walk:
                 return CYX_OK
         elif not below_dot(name, size):
             return CYX_OK
+        self._kept += 1
         return self.stop(CYX_ENOMEM) if keep(&self._out, entry.name, entry.name_len) else CYX_OK

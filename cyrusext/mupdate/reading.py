@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from collections.abc import Callable
 
 from cyrusext.model import State
 from cyrusext.mupdate._finds import Finds
@@ -155,8 +156,8 @@ class Reading(Channel):
         await self.send_walk(self._service.walk(order, command.tag, only, command.prefix))
         self.send(Ok(command.tag, "list complete"))
 
-    async def send_walk(self, walk: Walk) -> None:
-        """Send all lines of `walk`, as fast as the client takes them."""
+    async def send_walk(self, walk: Walk, learn: Callable[[Walk], None] | None = None) -> None:
+        """Send all lines of `walk`, as fast as the client takes them; `learn` is called after each piece."""
         size = PIECE if self._deflate is None else PIECE_TO_DEFLATE
         brief = asyncio.get_running_loop().call_later(SNAPSHOT_S, walk.be_brief)
         try:
@@ -166,6 +167,8 @@ class Reading(Channel):
                 async with self._service.turn():
                     self._write(walk.piece(size))
                     self.flush()
+                    if learn is not None:
+                        learn(walk)
                 await self.drain()
         finally:
             brief.cancel()

@@ -23,6 +23,8 @@ log = logging.get()
 
 BATCH = 500
 """Records sent before others get their turn."""
+REPEATED = 250
+"""Records repeated before others get theirs: each is looked up."""
 
 
 class Sender(Protocol):
@@ -34,7 +36,7 @@ class Sender(Protocol):
 
     def send_lines(self, lines: bytes) -> None: ...
 
-    async def send_walk(self, walk: Walk) -> None: ...
+    async def send_walk(self, walk: Walk, learn: Callable[[Walk], None]) -> None: ...
 
     async def drain(self) -> None: ...
 
@@ -68,7 +70,9 @@ class Stream:
     async def walk(self) -> None:
         """Send all records as they are now."""
         walk = self._service.walk(self._order, self._tag, self._hosts)
-        await self._sender.send_walk(walk)
+        await self._sender.send_walk(walk, self._learn)
+
+    def _learn(self, walk: Walk) -> None:
         for domain in walk.domains():
             self._repeats.learn(domain + b"!")
 
@@ -149,7 +153,7 @@ class Stream:
         walk.be_brief()  # the names only: the records are taken as they are when they are repeated
         while not walk.done:
             async with self._service.turn():
-                names = walk.odd_names(entangled)
+                names = walk.odd_names(entangled, REPEATED)
                 records = [self._service.records.get(name) for name in names]
                 lost = [record for record in records if record is not None and record.state is not State.DELETED]
                 self._subscription.repeat(self._of_interest(lost))
