@@ -60,10 +60,14 @@ demo: build
 test: roots
 	@$(PYTHON) tests/run.py
 
-# The same checks for longer: fifty times the examples, the faults twenty times over, fuzzing for minutes.
+# The same checks for longer: fifty times the examples, all faults on both releases, then twenty other samples of them,
+# fuzzing for minutes.
 nightly: roots
 	@CYREXT_LONG=1 $(PYTHON) tests/run.py
-	@for turn in $$(seq 20); do $(PYTHON) -m pytest -q --job faults || exit 1; done
+	@CYREXT_LONG=1 $(PYTHON) -m pytest -q --job faults --release trixie
+	@for turn in $$(seq 10); do for release in $(RELEASES); do \
+		CYREXT_SEED=$$turn $(PYTHON) -m pytest -q --job faults --release $$release || exit 1; \
+	done; done
 	@$(PYTHON) -m fuzz.framer --cases 1000000
 	@$(PYTHON) -m fuzz.finds --cases 200000
 	@$(MAKE) --no-print-directory -s -C csrc OUT=$(CURDIR)/build FUZZ_SECONDS=600 fuzz
