@@ -20,6 +20,7 @@ DEBUG = os.environ.get("CYREXT_DEBUG") == "1"
 LIBCYREXT = [
     "csrc/libcyrusext/changes.c",
     "csrc/libcyrusext/chunk.c",
+    "csrc/libcyrusext/copy.c",
     "csrc/libcyrusext/crc.c",
     "csrc/libcyrusext/env.c",
     "csrc/libcyrusext/error.c",
@@ -40,6 +41,7 @@ LIBCYREXT = [
     "csrc/libcyrusext/record.c",
     "csrc/libcyrusext/scan.c",
     "csrc/libcyrusext/stat.c",
+    "csrc/libcyrusext/upgrade.c",
     "csrc/libcyrusext/verify.c",
     "csrc/libcyrusext/writer.c",
 ]

@@ -24,8 +24,8 @@ extern "C" {
 #define CYX_VERSION_PATCH 0
 #define CYX_VERSION "0.1.0"
 
-/* The store formats this library opens: its own and the one before it (there is none before the first). */
-#define CYX_FORMAT 1
+/* The store formats this library opens: its own and the one before it. */
+#define CYX_FORMAT 2
 #define CYX_FORMAT_OLDEST 1
 
 /* Longest mailbox name in bytes (Cyrus' MAX_MAILBOX_NAME). */

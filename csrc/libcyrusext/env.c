@@ -141,6 +141,8 @@ static int open_databases(cyx_env *env, bool create)
             rc = mdb_dbi_open(txn, "changes", flags, &env->changes);
         if (!rc && fresh && (code = cyx_meta_put64(txn, env->meta, "format", CYX_FORMAT)) == CYX_OK)
             code = cyx_meta_put64(txn, env->meta, "seq", 0);
+        if (!rc && fresh && code == CYX_OK)
+            code = cyx_give_id(txn, env->meta);
     }
     if (!rc && code == CYX_OK) {
         CYX_FAILPOINT("create-before");

@@ -1,12 +1,14 @@
 /* internal.h - what the parts of libcyrusext share; nothing of it is exported.
  *
- * Format 1 of the store, one LMDB environment with these databases (integers little-endian unless said otherwise):
+ * Format 2 of the store, one LMDB environment with these databases (integers little-endian unless said otherwise):
  *   mailboxes   key (key.c)                       -> record (record.c)
  *   by_server   server id, 2 bytes big-endian, key -> nothing; live records only
  *   tombstones  changed_at, 8 bytes big-endian, key -> nothing; DELETED records only
  *   changes     seq, 8 bytes big-endian           -> an entry (changes.c); the last CYX_CHANGES_KEPT changes, with gaps
  *                                                  only where the store follows another one, or did
  *   meta        text or tag byte with id          -> CRC32C over key and value, value
+ * Format 1 had no `id` (the store's identity, 32 hexadecimal digits) and knew nothing of `refill` (the sequence up to
+ * which records may be out of date, decimal, "" for none): a node that does not know it must not open the store.
  */
 #ifndef CYX_INTERNAL_H
 #define CYX_INTERNAL_H
@@ -128,6 +130,7 @@ CYX_MUST_CHECK int cyx_meta_put(MDB_txn *txn, MDB_dbi dbi, const void *key, size
 CYX_MUST_CHECK int cyx_meta_get64(MDB_txn *txn, MDB_dbi dbi, const char *key, uint64_t *value_r);
 CYX_MUST_CHECK int cyx_meta_put64(MDB_txn *txn, MDB_dbi dbi, const char *key, uint64_t value);
 CYX_MUST_CHECK int cyx_check_format(MDB_txn *txn, MDB_dbi dbi); /* CYX_ABSENT: nothing was written yet */
+CYX_MUST_CHECK int cyx_give_id(MDB_txn *txn, MDB_dbi dbi);      /* upgrade.c */
 
 /* intern.c: servers and partitions are stored once and named by number.  Numbers are given once and never reused, so
  * what a reader has seen stays true. */

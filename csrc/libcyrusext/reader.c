@@ -49,7 +49,9 @@ static int load_settings(cyx_reader *reader)
     int rc = cyx_reader_renew(reader);
     if (rc)
         return rc;
-    rc = cyx_meta_get64(reader->txn, reader->env->meta, "no_max_age_ms", &max_age_ms);
+    rc = cyx_check_format(reader->txn, reader->env->meta); /* a newer node may have upgraded it since it was opened */
+    if (rc == CYX_OK)
+        rc = cyx_meta_get64(reader->txn, reader->env->meta, "no_max_age_ms", &max_age_ms);
     if (rc == CYX_OK || rc == CYX_ABSENT) {
         const uint8_t *value = NULL;
         size_t len = 0;

@@ -14,6 +14,8 @@ int cyx_read_stat(cyx_reader *reader, cyx_stat *stat_r)
     memset(stat_r, 0, sizeof *stat_r);
     int rc = cyx_meta_get64(txn, reader->env->meta, "seq", &stat_r->seq);
     if (rc == CYX_OK)
+        rc = cyx_meta_get64(txn, reader->env->meta, "format", &stat_r->format);
+    if (rc == CYX_OK)
         rc = cyx_meta_get(txn, reader->env->meta, "counts", strlen("counts"), &value, &len);
     if (rc == CYX_OK && len == 24)
         stat_r->counts = (cyx_counts){cyx_get64(value), cyx_get64(value + 8), cyx_get64(value + 16)};

@@ -299,6 +299,7 @@ static int start(cyx_writer *writer, const char *run_dir)
     int dead;
     int rc = cyx_writer_check_readers(writer, &dead);
     if (rc || (rc = cyx_heartbeat_create(&writer->beat, run_dir)) || (rc = cyx_hot_retire(run_dir)) ||
+        (rc = cyx_upgrade(writer)) ||
         (rc = cyx_writer_begin(writer)))
         return rc;
     if ((rc = cyx_writer_set_text(writer, "run_dir", run_dir, strlen(run_dir)))) {

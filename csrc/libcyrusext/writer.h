@@ -33,7 +33,7 @@ typedef struct cyx_counts {
 
 typedef struct cyx_stat {
     cyx_counts counts;
-    uint64_t seq, bytes_used, map_size, oldest_change;
+    uint64_t seq, bytes_used, map_size, oldest_change, format;
 } cyx_stat;
 
 /* Open the store below `state_dir` for writing, creating it where there is none.  `reader_group` ("" for none) is the
@@ -65,6 +65,13 @@ bool cyx_writer_hot_wanted(const cyx_writer *writer); /* there is none, or it is
 uint64_t cyx_writer_seq(const cyx_writer *writer); /* of the last commit */
 CYX_MUST_CHECK int cyx_writer_check_readers(cyx_writer *writer, int *dead_r);
 void cyx_writer_beat(cyx_writer *writer, bool fresh);
+
+/* upgrade.c: bring a store of the format before to CYX_FORMAT; outside a transaction. */
+CYX_MUST_CHECK int cyx_upgrade(cyx_writer *writer);
+
+/* copy.c: write the whole store, as it is now, to the empty file `fd` (a data.mdb without free pages).  It takes as long
+ * as the disk does, and the reader can be used for nothing else meanwhile.  CYX_EFULL, CYX_EIO. */
+CYX_MUST_CHECK int cyx_reader_copy(cyx_reader *reader, int fd);
 
 /* stat.c: through a reader */
 CYX_MUST_CHECK int cyx_reader_stat(cyx_reader *reader, cyx_stat *stat_r);

@@ -133,6 +133,7 @@ cdef extern from "writer.h" nogil:
     void cyx_writer_beat(cyx_writer *writer, bint fresh)
     int cyx_reader_stat(cyx_reader *reader, cyx_stat *stat_r)
     int cyx_reader_servers(cyx_reader *reader, cyx_server_cb callback, void *context)
+    int cyx_reader_copy(cyx_reader *reader, int fd)
     int cyx_reader_text(cyx_reader *reader, const char *key, char **text_r)
 
 

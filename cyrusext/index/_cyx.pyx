@@ -244,6 +244,14 @@ cdef class Reader:
         finally:
             free(text)
 
+    def copy(self, int fd):
+        """Write the whole store, as it is now, to the empty file `fd`."""
+        cdef cyx_reader *handle = self.opened()
+        cdef int code
+        with nogil:
+            code = cyx_reader_copy(handle, fd)
+        checked(code, self.errors)
+
     def stat(self):
         """Return (active, reserved, tombstones, seq, bytes used, map size, live records by server)."""
         cdef cyx_stat numbers

@@ -98,6 +98,8 @@ def run(config: Config) -> int:
 
 
 async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | None, places: Places) -> int:
+    if was := store.forget_upgrade():
+        log.warning("store.upgraded", from_format=was)
     feed = ChangeFeed()
     writer = GroupCommit(store, write_wait_s=config.mupdate.write_wait_s)
     rules = RULES[Mode(config.mupdate.mode)]

@@ -126,6 +126,18 @@ def _describe(writer: _cyx.Writer, names: Mapping[str, str | bool], no_max_age_s
             writer.set_text(b"names." + key.encode(), text.encode())
 
 
+def copy_to(state_dir: Path, fd: int) -> None:
+    """Write the store of `state_dir`, as it is now, to the empty file `fd`; it may be written meanwhile.
+
+    Raises StoreFull, StoreVersion, StoreCorrupt or StoreError.
+    """
+    reader = _cyx.Reader(os.fsencode(state_dir), _ERRORS)
+    try:
+        reader.copy(fd)
+    finally:
+        reader.close()
+
+
 class Store:
     """The store below a state directory, open for writing; one per store, held by the node."""
 
@@ -193,6 +205,14 @@ class Store:
     ) -> list[MailboxRecord]:
         """At most `limit` committed records in order, those behind the name `after`; fewer only at the end."""
         return read_chunk(self._reader, prefix, server, after, limit, tombstones)
+
+    def forget_upgrade(self) -> str:
+        """Return the format from which the store was upgraded since this was asked last, "" where it was not."""
+        was = self.text("upgraded_from")
+        if was:
+            with self.begin() as transaction:
+                transaction.set_text("upgraded_from", "")
+        return was
 
     def text(self, key: str) -> str:
         """Return what `Transaction.set_text` left under `key`, "" where there is nothing."""

@@ -114,13 +114,13 @@ def test_random_bytes_in_values(state: Path) -> None:
         assert "IndexCorrupt" in read_all(state)
 
 
-@pytest.mark.parametrize("version", [0, 2, 1 << 40])
+@pytest.mark.parametrize("version", [0, 3, 1 << 40])
 def test_other_format_is_named(state: Path, version: int, tmp_path: Path) -> None:
     with Store.open(state, run_dir=tmp_path / "run") as store, store.begin():
         store._writer.set_number(b"format", version)
-    with pytest.raises(IndexVersion, match=f"format {version}, this version opens 1 to 1"):
+    with pytest.raises(IndexVersion, match=f"format {version}, this version opens 1 to 2"):
         Index(state)
-    with pytest.raises(StoreVersion, match=f"format {version}, this version opens 1 to 1"):
+    with pytest.raises(StoreVersion, match=f"format {version}, this version opens 1 to 2"):
         Store.open(state, run_dir=tmp_path / "run")
 
 

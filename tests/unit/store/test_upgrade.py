@@ -1,0 +1,82 @@
+"""A store of the format before is taken as it is, by readers and by the node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cyrusext.errors import IndexVersion
+from cyrusext.index import Index
+from cyrusext.model import MailboxRecord
+from cyrusext.store import Store
+from tests.harness.old_store import WALK, unpack
+
+MAP = 64 << 20
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    unpack(tmp_path / "state")
+    return tmp_path / "state"
+
+
+def everything(store: Index | Store) -> list[MailboxRecord]:
+    """All records with all of their fields, tombstones included."""
+    if isinstance(store, Store):
+        return store.chunk(tombstones=True)
+    names = [f"user.u{number:02d}{'.Sent' if number % 3 else ''}".encode() for number in range(60)]
+    found = [store._reader.get(name) for name in names]
+    return [*store.walk(), *(record for record in found if record is not None)]
+
+
+def as_walk(records: list[MailboxRecord]) -> bytes:
+    return b"".join(
+        b"%s\t%s\t%s\t%d\t%d\t%s\n" % (r.name, r.state.name.encode(), r.location.to_wire(), r.flags, r.seq, r.acl)
+        for r in records
+    )
+
+
+def test_readers_read_it_before_it_is_upgraded(state: Path) -> None:
+    with Index(state) as index:
+        assert as_walk(list(index.walk())) == WALK.read_bytes()
+        assert index.deleted_at(b"user.u01.Sent") == 1700000003000001
+        assert index.rules.default_domain == "example.org"
+
+
+def test_the_upgrade_changes_no_record(state: Path) -> None:
+    with Index(state) as before:
+        known = everything(before)
+        with Store.open(state, run_dir=state / "run", map_size=MAP) as store:
+            assert [store.forget_upgrade(), store.forget_upgrade()] == ["1", ""]
+            assert len(store.text("id")) == 32
+            after = store.chunk(tombstones=True)
+            assert sorted(after) == sorted(set(known))
+            assert len(after) == 57 + 5
+            assert store.seq == 67
+            before.refresh()
+            assert everything(before) == known
+    with Index(state) as index:
+        assert as_walk(list(index.walk())) == WALK.read_bytes()
+    with Store.open(state, run_dir=state / "run", map_size=MAP) as store, store.begin() as transaction:
+        transaction.put(known[0])  # and it is a store like any other
+
+
+def test_the_identity_is_given_once(state: Path) -> None:
+    identities = set()
+    for _ in range(3):
+        with Store.open(state, run_dir=state / "run", map_size=MAP) as store:
+            identities.add(store.text("id"))
+    assert len(identities) == 1
+
+
+def test_a_reader_notices_a_store_that_became_too_new_for_it(state: Path) -> None:
+    with Store.open(state, run_dir=state / "run", map_size=MAP) as store, Index(state) as index:
+        with store.begin():
+            store._writer.set_number(b"format", 3)
+        with pytest.raises(IndexVersion, match="format 3, this version opens 1 to 2"):
+            index.refresh()
+        with store.begin():
+            store._writer.set_number(b"format", 2)
+        index.refresh()
+        assert index.get(b"user.u20.Sent") is not None
