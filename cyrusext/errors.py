@@ -123,6 +123,13 @@ class DirectoryUnavailable(DirectoryError):
     exit_code = 69
 
 
+class RefillIncomplete(CyrusExtError):
+    """Servers are missing that have to push their lists before a refill can end."""
+
+    code = "refill-incomplete"
+    exit_code = 1
+
+
 class NodeUnavailable(CyrusExtError):
     """The node's control socket does not answer."""
 

@@ -7,8 +7,8 @@
  *   changes     seq, 8 bytes big-endian           -> an entry (changes.c); the last CYX_CHANGES_KEPT changes, with gaps
  *                                                  only where the store follows another one, or did
  *   meta        text or tag byte with id          -> CRC32C over key and value, value
- * Format 1 had no `id` (the store's identity, 32 hexadecimal digits) and knew nothing of `refill` (the sequence up to
- * which records may be out of date, decimal, "" for none): a node that does not know it must not open the store.
+ * Format 1 had no `store_id` from the start (the store's own name, 16 hexadecimal digits) and knew nothing of `refill`
+ * (the sequence up to which records may be out of date, decimal, "" for none): who does not know it must not open it.
  */
 #ifndef CYX_INTERNAL_H
 #define CYX_INTERNAL_H

@@ -15,15 +15,20 @@
 int cyx_give_id(MDB_txn *txn, MDB_dbi meta)
 {
     static const char digits[] = "0123456789abcdef";
-    uint8_t raw[16];
-    char id[32];
+    uint8_t raw[8];
+    char id[16];
+    const uint8_t *present;
+    size_t len;
+    int rc = cyx_meta_get(txn, meta, "store_id", strlen("store_id"), &present, &len);
+    if (rc != CYX_ABSENT)
+        return rc; /* an empty one too: the copy of another store */
     if (getrandom(raw, sizeof raw, 0) != (ssize_t)sizeof raw)
         return cyx_fail_mdb(errno, "giving the store its identity");
     for (size_t i = 0; i < sizeof raw; i++) {
         id[2 * i] = digits[raw[i] >> 4];
         id[2 * i + 1] = digits[raw[i] & 15];
     }
-    return cyx_meta_put(txn, meta, "id", strlen("id"), id, sizeof id);
+    return cyx_meta_put(txn, meta, "store_id", strlen("store_id"), id, sizeof id);
 }
 
 /* Each step leads from the format of its place, counted from CYX_FORMAT_OLDEST, to the next. */

@@ -41,7 +41,7 @@ static uint64_t findings_of(const char *place, cyx_stat *stat_r, char **id_r)
     CHECK(cyx_open(place, &reader) == CYX_OK);
     CHECK(cyx_verify(reader, NULL, NULL, &findings) == CYX_OK);
     CHECK(cyx_reader_stat(reader, stat_r) == CYX_OK);
-    CHECK(cyx_reader_text(reader, "id", id_r) >= 0);
+    CHECK(cyx_reader_text(reader, "store_id", id_r) >= 0);
     cyx_close(&reader);
     return findings;
 }
@@ -72,7 +72,7 @@ static void test_copy(void)
     CHECK(cyx_writer_commit(writer) == CYX_OK);
     CHECK(findings_of(state, &here, &id) == 0 && findings_of(other, &there, &same_id) == 0);
     CHECK(here.counts.active == 5001 && there.counts.active == 5000 && there.seq + 1 == here.seq);
-    CHECK(id && same_id && strlen(id) == 32 && strcmp(id, same_id) == 0);
+    CHECK(id && same_id && strlen(id) == 16 && strcmp(id, same_id) == 0);
     free(id);
     free(same_id);
 

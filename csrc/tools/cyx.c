@@ -125,10 +125,10 @@ static int stat_store(cyx_reader *reader)
         return complain(rc);
     int fresh = cyx_fresh(reader, 0);
     char *id = NULL;
-    rc = cyx_reader_text(reader, "id", &id);
+    rc = cyx_reader_text(reader, "store_id", &id);
     if (rc < 0)
         return complain(rc);
-    (void)printf("format\t%" PRIu64 "\nid\t%s\n", stat.format, id ? id : "");
+    (void)printf("format\t%" PRIu64 "\nstore\t%s\n", stat.format, id ? id : "");
     free(id);
     (void)printf("active\t%" PRIu64 "\nreserved\t%" PRIu64 "\ntombstones\t%" PRIu64 "\nseq\t%" PRIu64
                  "\noldest change\t%" PRIu64 "\nbytes used\t%" PRIu64 "\nmap size\t%" PRIu64 "\nfresh\t%s\n",

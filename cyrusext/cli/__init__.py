@@ -9,11 +9,13 @@ from __future__ import annotations
 import click
 
 from cyrusext.cli.backend_cmd import backend_group
+from cyrusext.cli.backup_cmd import backup_group
 from cyrusext.cli.config_cmd import config_group
 from cyrusext.cli.lookup_cmd import lookup_command
 from cyrusext.cli.mailbox_cmd import mailbox_group
 from cyrusext.cli.node_cmd import node_command
 from cyrusext.cli.options import Commands
+from cyrusext.cli.refill_cmd import refill_group
 from cyrusext.cli.replica_cmd import replica_group
 from cyrusext.cli.status_cmd import status_command
 
@@ -31,6 +33,8 @@ _COMMANDS = (
     mailbox_group,
     backend_group,
     replica_group,
+    backup_group,
+    refill_group,
     config_group,
 )
 for _command in _COMMANDS:

@@ -33,8 +33,6 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, Cell]]:
     for key, value in status.items():
         if isinstance(value, dict):
             rows += [(f"{key} {name}", _cell(part)) for name, part in sorted(value.items())]
-        elif isinstance(value, list):
-            rows.append((key, ", ".join(str(_cell(part)) for part in value)))
         else:
             rows.append((key, _cell(value)))
     return rows
@@ -49,4 +47,6 @@ def _cell(value: Any) -> Cell:
         return round(value, 3)
     if value is None or isinstance(value, int | str | bytes):
         return value
+    if isinstance(value, list):
+        return ", ".join(str(_cell(part)) for part in value)
     return str(value)

@@ -97,6 +97,7 @@ class EmbeddedDirectory:
         self._claims = Claims(clock)
         self.taken_over = 0
         self._policy = Policy(takeover, table=table)
+        self._stale = False
 
     @property
     def may_answer(self) -> bool:
@@ -104,7 +105,7 @@ class EmbeddedDirectory:
 
     @property
     def is_fresh(self) -> bool:
-        return True
+        return not self._stale
 
     def write(self, change: Change, by: str) -> asyncio.Future[Outcome]:
         if self._claims and self._claims.expire():
@@ -131,6 +132,11 @@ class EmbeddedDirectory:
     def set_takeover(self, takeover: bool) -> None:
         """Let every server take over from now on, or none."""
         self._policy = self._policy._replace(takeover=takeover)
+
+    def set_stale(self, upto: int | None) -> None:
+        """Records up to the sequence `upto` may be out of date from now on; None: none is."""
+        self._stale = upto is not None
+        self._policy = self._policy._replace(stale_upto=-1 if upto is None else upto)
 
     def _expire_claims(self) -> None:
         if self._claims.expire():

@@ -94,10 +94,12 @@ TAKEOVER = Ruling(Effect.ACTIVE)
 
 class Policy(NamedTuple):
     """The table, and what is allowed beyond it: ``takeover`` of what is ACTIVE elsewhere to every server; to the
-    servers in ``claiming`` whatever ACTIVATE the table refuses."""
+    servers in ``claiming`` whatever ACTIVATE the table refuses; and to every server what was last written up to the
+    sequence ``stale_upto``, since such a record may be out of date."""
 
     takeover: bool = False
     claiming: frozenset[str] = frozenset()
+    stale_upto: int = -1
     table: Table = TABLE
 
 
@@ -150,10 +152,12 @@ def holding(record: MailboxRecord | None, location: ServerPartition | None) -> H
     return Holding.ACTIVE_HERE if here else Holding.ACTIVE_ELSEWHERE
 
 
-def _may_take_over(change: Change, held: Holding, policy: Policy) -> bool:
+def _may_take_over(change: Change, held: Holding, record: MailboxRecord | None, policy: Policy) -> bool:
     if change.action is not Action.ACTIVATE:
         return False
     if policy.takeover and held is Holding.ACTIVE_ELSEWHERE:
+        return True
+    if record is not None and record.seq <= policy.stale_upto:
         return True
     return change.location is not None and change.location.server in policy.claiming
 
@@ -166,7 +170,7 @@ def decide(change: Change, record: MailboxRecord | None, policy: Policy, *, now_
     """
     held = holding(record, change.location)
     ruling = YIELDED if change.yields and held is Holding.RESERVED_ELSEWHERE else policy.table[change.action, held]
-    if ruling.effect is Effect.REFUSED and _may_take_over(change, held, policy):
+    if ruling.effect is Effect.REFUSED and _may_take_over(change, held, record, policy):
         ruling = TAKEOVER
     if ruling.effect is Effect.REFUSED or ruling.effect is Effect.NONE:
         server = record.server if record is not None else ""

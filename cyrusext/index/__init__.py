@@ -116,6 +116,11 @@ class Index(Lookups):
         return self._reader.hot_generation
 
     @property
+    def may_be_old(self) -> bool:
+        """The records are those of a backup, or are being refilled: what they say of owners may be out of date."""
+        return bool(self._reader.text(b"refill"))
+
+    @property
     def is_empty(self) -> bool:
         """There is no record yet, nor one that was deleted lately."""
         return not read_chunk(self._reader, b"", "", b"", 1, tombstones=True)

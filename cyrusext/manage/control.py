@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
@@ -111,6 +111,11 @@ class ControlClient:
         """Return the deletions that the node holds back; with `accept` it makes them."""
         self._submit({"op": "deletes", "accept": accept})
         return self._collect(Deletes)
+
+    def refill(self, action: Literal["begin", "end"], *, force: bool = False) -> None:
+        """Have the node begin or end a refill; raises RefillIncomplete where servers are missing."""
+        self._submit({"op": "refill", "action": action, "force": force})
+        self._collect(_Envelope)
 
     def apply(self, changes: Sequence[Wanted], *, force: bool = False, dry_run: bool = False) -> Applied:
         """Have the node make `changes` (at most `MAX_CHANGES`) in one transaction; return what came of it."""

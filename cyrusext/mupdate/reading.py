@@ -17,6 +17,7 @@ from cyrusext.mupdate._walk import Walk
 from cyrusext.mupdate.channel import WRITE_AHEAD, Channel
 from cyrusext.mupdate.followed import FollowerStream
 from cyrusext.mupdate.leftover import Push
+from cyrusext.mupdate.refill import Account
 from cyrusext.mupdate.service import Service
 from cyrusext.mupdate.stream import Stream
 from cyrusext.mupdate.types import Find, List, No, Ok, Update
@@ -47,6 +48,8 @@ class Reading(Channel):
         """The server whose list this client has asked for: ``ctl_mboxlist -m`` asks for its own."""
         self._push: Push | None = None
         """With `_asking`, where such a client removes what FIND tells it of."""
+        self._refill = service.refill
+        self._account = Account(service.refill)
         self.resting = False
         """The session's task waits for the client, and nothing waits for its answer."""
         self._busy = False
@@ -107,7 +110,11 @@ class Reading(Channel):
         record = self._service.records.get(command.name) if command.name else None
         if self._asking and not self._service.rules.push_finds:
             record = None  # Quirk.REPLICATED_PUSH: it would remove its mailbox, whatever the answer says
-        if record is not None and record.state is not State.DELETED:
+        if record is not None and (record.state is State.DELETED or self._refill.hides(record, self._asking)):
+            record = None
+        if record is None:
+            self._account.asked_in_vain(command.name)
+        else:
             if self._push is not None and self._push.keeps(record):
                 return False
             self._write(self._connection.send_records(command.tag, (record,)))
@@ -181,7 +188,16 @@ class Reading(Channel):
                 more = walk.collect()
         await asyncio.to_thread(walk.sort)
 
+    def _left(self) -> None:
+        """The client said LOGOUT."""
+        if self._account.ended(self._asking):
+            log.info("mupdate.pushed", peer=self.peer, server=self._asking)
+
     async def _update(self, command: Update) -> None:
+        if self._refill.active:
+            log.info("mupdate.update_refused", peer=self.peer, reason="the records are being refilled")
+            self._transport.abort()  # unanswered: see Stream.list_is_open
+            return
         order = self._service.order_for(self.host)
         servers = frozenset(command.hosts)
         audience = await self._service.audiences.at(self.host)

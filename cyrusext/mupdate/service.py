@@ -26,6 +26,7 @@ from cyrusext.mupdate.audience import Audiences
 from cyrusext.mupdate.connection import ServerConnection
 from cyrusext.mupdate.leading import Leading
 from cyrusext.mupdate.leftover import Leftovers
+from cyrusext.mupdate.refill import Refill
 from cyrusext.mupdate.types import UNTAGGED, Bye
 from cyrusext.net.login_pool import LoginPool
 from cyrusext.net.sasl import Logins, Proved
@@ -109,6 +110,8 @@ class Service:
     """Reservations that are not told to everybody; None: all are told."""
     give_way: Callable[[float], Awaitable[None]] | None = None
     """Waits until changes that are under way are done, no longer than so many seconds."""
+    refill: Refill = field(default_factory=Refill)
+    """Whether the records may be out of date."""
     rules: ModeRules = RULES[Mode.STANDARD]
     audiences: Audiences = field(default_factory=Audiences)
     leading: Leading | None = None

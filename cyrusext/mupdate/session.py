@@ -115,8 +115,8 @@ class Session(Reading):
         """Say BYE and close; a client that does not read it is cut off."""
         if self._transport.is_closing():
             return
-        if self._handshaking:
-            self._transport.abort()  # nothing can be said in the middle of a handshake
+        if self._handshaking or (isinstance(self._stream, Stream) and self._stream.list_is_open):
+            self._transport.abort()  # nothing can be said in the middle of a handshake, or of the first list
         elif self._connection.state is not LOGGED_OUT:
             self.send(Bye(UNTAGGED, text))
         self._close()
@@ -230,6 +230,7 @@ class Session(Reading):
                 if self._stream is not None:
                     await self._stream.drained()  # all that was granted before is on its way before the OK
                 if isinstance(event, Logout):
+                    self._left()
                     self.send(Ok(event.tag, "bye-bye"))
                     self._close()
                     return False
@@ -308,6 +309,8 @@ class Session(Reading):
             outcome = future.result()
             if outcome.granted:
                 self.send(Ok(tag, outcome.text))
+                if change.action is Action.ACTIVATE:
+                    self._account.activated(change.name)
             else:
                 self.send(No(tag, outcome.text))
                 self._service.tally.refused[outcome.code or "other"] += 1
@@ -340,7 +343,7 @@ class Session(Reading):
         if leading is None:
             refusal = f"this node follows {self._service.leader} itself; follow that one"
         else:
-            refusal = leading.refusal(command)
+            refusal = "the records are being refilled" if self._refill.active else leading.refusal(command)
         if leading is None or refusal:
             log.error("follower.refused", peer=self.peer, node=command.node, reason=refusal)
             self.send(No(command.tag, refusal))

@@ -95,6 +95,15 @@ class Stream:
         """Take everything committed before, and send it if the client takes it."""
         self._service.feed.catch_up(self._subscription)
 
+    @property
+    def list_is_open(self) -> bool:
+        """The first list has not had its OK.
+
+        The stock slave that reads NO or BYE instead takes what it has by then for the whole list, and forgets every
+        other mailbox; only a connection that breaks makes it ask again.
+        """
+        return not self._begun
+
     async def drained(self) -> None:
         """Wait until everything committed before has been handed to the client's connection."""
         self.catch_up()

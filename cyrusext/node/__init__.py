@@ -23,6 +23,7 @@ from cyrusext.mupdate.service import Service
 from cyrusext.net.login_pool import LoginPool
 from cyrusext.net.sasl import Logins
 from cyrusext.net.tls import ServerTls
+from cyrusext.node import refilling
 from cyrusext.node.control import NodeControl
 from cyrusext.node.listeners import Listeners
 from cyrusext.node.places import prepare_directories, settle_mode, state_lock
@@ -115,6 +116,7 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
         writer.on_commit(role.leading.committed)
     unsettled = Unsettled(store, role.mark)
     writer.on_commit(unsettled.learn)
+    refill = refilling.load(store, config.node.state_dir, decides=role.follower is None)
     service = Service(
         hostname=config.node.name,
         version=version(),
@@ -126,6 +128,7 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
         admins=frozenset(),
         give_way=writer.quiet,
         leftovers=Leftovers(store.get) if rules.push_removes else None,
+        refill=refill,
         rules=rules,
         leading=role.leading,
         leader=role.leader,
@@ -135,9 +138,9 @@ async def _serve(config: Config, store: Store, logins: Logins, tls: ServerTls | 
 
     places.kicks.is_caught_up = lambda: directory.is_fresh
     reload = Reload(config, store, writer, server)
-    control = NodeControl(
-        version(), store, writer, role, feed, server, upkeep, unsettled, places.kicks, reload, rules.location
-    )
+    refills = refilling.Refilling(store, writer, refill, directory)
+    shown = (role, feed, server, upkeep, unsettled, places.kicks, reload, rules.location, refills)
+    control = NodeControl(version(), store, writer, *shown)
     registry = metrics.new_registry(control.metrics, control.METRICS, control.LABELS)
     door = metrics.MetricsServer(places.metrics.sockets, registry, control.unready)
     reload.add_door(server, places.mupdate, lambda taken: taken.mupdate.listen)

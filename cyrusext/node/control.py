@@ -18,6 +18,7 @@ from cyrusext.doors.kick import KickDoor
 from cyrusext.errors import CyrusExtError
 from cyrusext.model import ServerPartition
 from cyrusext.mupdate.server import MupdateServer
+from cyrusext.node.refilling import Refilling, RefillRequest
 from cyrusext.node.reload import Reload
 from cyrusext.node.role import Role
 from cyrusext.replica.apply import ApplyWork
@@ -63,7 +64,7 @@ class DeletesRequest(msgspec.Struct, tag_field="op", tag="deletes"):
     accept: bool = False
 
 
-Request = StatusRequest | ApplyRequest | ClaimRequest | DeletesRequest
+Request = StatusRequest | ApplyRequest | ClaimRequest | DeletesRequest | RefillRequest
 
 
 class NodeControl:
@@ -123,6 +124,7 @@ class NodeControl:
         kicks: KickDoor,
         reload: Reload,
         location: Callable[[bytes], ServerPartition],
+        refills: Refilling,
     ) -> None:
         self._version = version
         self._kicks, self._reload = kicks, reload
@@ -130,6 +132,7 @@ class NodeControl:
         self._directory = role.directory
         self._feed, self._server, self._location = feed, server, location
         self._upkeep, self._unsettled = upkeep, unsettled
+        self._refills = refills
         self._since = time.monotonic()
         self._decoder = msgspec.msgpack.Decoder(Request)
 
@@ -147,6 +150,10 @@ class NodeControl:
             log.warning("backend.claim", server=request.server, seconds=request.seconds)
             self._directory.claim(request.server, request.seconds)
             return {"ok": True, "taken_over": taken}
+        if isinstance(request, RefillRequest):
+            self._role.check_decides()
+            await self._refills.answer(request, self._reload.config.backends)
+            return {"ok": True}
         return {"ok": True, "status": self.status()}
 
     async def _apply(self, request: ApplyRequest) -> object:
@@ -179,6 +186,7 @@ class NodeControl:
             "role": self._role.name,
             "directory": "embedded",
             "fresh": self._directory.is_fresh,
+            "refill": self._refills.status(),
             "seq": stat.seq,
             "entries": stat.entries,
             "active": stat.active,

@@ -92,7 +92,7 @@ cp --sparse=always "$PLACE/state/store/data.mdb" "$PLACE/data.mdb"
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted, which needs root")
 def test_a_full_disk_is_named_and_loses_nothing(programs: Path, tmp_path: Path) -> None:
     unpack(tmp_path / "state")
-    os.rename(tmp_path / "state/store", tmp_path / "kept")
+    (tmp_path / "state/store").rename(tmp_path / "kept")
     unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-c", FULL, "sh", str(tmp_path)]
     done = start(programs, tmp_path, *unshare, PLACE=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -101,6 +101,6 @@ def test_a_full_disk_is_named_and_loses_nothing(programs: Path, tmp_path: Path) 
     assert "opened" not in said[:-1]
     assert re.search(r"crash_writer: open: no space left for the store", "\n".join(said)), said
     (tmp_path / "state/store").mkdir()
-    os.rename(tmp_path / "data.mdb", tmp_path / "state/store/data.mdb")
+    (tmp_path / "data.mdb").rename(tmp_path / "state/store/data.mdb")
     is_whole(programs, tmp_path)
     assert format_of(programs, tmp_path) == 2

@@ -19,6 +19,7 @@ import uvloop
 from cyrusext.directory.embedded import EmbeddedDirectory
 from cyrusext.mupdate.leading import Leading
 from cyrusext.mupdate.leftover import Leftovers
+from cyrusext.mupdate.refill import Refill
 from cyrusext.mupdate.server import MupdateServer
 from cyrusext.mupdate.service import Bounds, Network, Order, Service
 from cyrusext.net.address import TcpAddress, bind
@@ -68,6 +69,7 @@ class InProcessMaster:
         directory = EmbeddedDirectory(self.writer)
         if not may_answer:
             directory = _Filling(self.writer)
+        refill = Refill()
         self.service = Service(
             hostname="node1",
             version="1",
@@ -84,6 +86,7 @@ class InProcessMaster:
             leading=self.leading,
             give_way=self.writer.quiet,
             leftovers=Leftovers(self.store.get, leftover_wait_s),
+            refill=refill,
             bounds=replace(bounds or Bounds(), failed_login_s=failed_login_s, close_s=1.0),
         )
         self._sockets = bind(TcpAddress(ADDRESS, 0))

@@ -83,10 +83,15 @@ class Machine:
         """What the shell does before the commands."""
         raise NotImplementedError
 
-    def run(self, text: str) -> str:
-        """Run the lines of a block; returns what they printed.  Raises SandboxError for one that fails."""
+    def in_test(self, text: str) -> str:
+        """Return `text` of the page with what the test calls otherwise."""
         for theirs, ours in self.places.items():
             text = text.replace(theirs, ours)
+        return text
+
+    def run(self, text: str) -> str:
+        """Run the lines of a block; returns what they printed.  Raises SandboxError for one that fails."""
+        text = self.in_test(text)
         printed, lines = "", ""
         for line in re.sub(r"\\\n\s*", "", text).splitlines(keepends=True):
             words = shlex.split(line, comments=True)
@@ -181,7 +186,7 @@ class Runbook:
                 printed = self.machines[name].run(block.text)
             except SandboxError as error:
                 raise AssertionError(f"{self.page.name}:{block.line} on {name}: {error}") from error
-            if block.expected is not None and not matches(block.expected, printed):
+            if block.expected is not None and not matches(self.machines[name].in_test(block.expected), printed):
                 raise AssertionError(
                     f"{self.page.name}:{block.line} on {name} printed\n{printed}\ninstead of\n{block.expected}"
                 )

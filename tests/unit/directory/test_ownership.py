@@ -160,3 +160,13 @@ def test_the_longest_name_and_an_empty_partition_are_taken() -> None:
 def test_an_odd_server_name_is_no_format_string() -> None:
     record = MailboxRecord(NAME, State.ACTIVE, "{0}{x", "p")
     assert run(Action.RESERVE, record).text == "mailbox is held by {0}{x"
+
+
+@pytest.mark.parametrize("state", [State.ACTIVE, State.RESERVED])
+def test_a_record_that_may_be_out_of_date_is_taken_over_by_activate_alone(state: State) -> None:
+    record = MailboxRecord(b"user.a", state, "be2", "p", b"", seq=5)
+    for upto, granted in ((4, state is State.RESERVED), (5, True)):
+        change = check_change(Action.ACTIVATE, b"user.a", b"be1!p", b"")
+        assert decide(change, record, Policy(stale_upto=upto), now_us=1, by="x").granted is granted
+    reserve = check_change(Action.RESERVE, b"user.a", b"be1!p")
+    assert not decide(reserve, record, Policy(stale_upto=5), now_us=1, by="x").granted

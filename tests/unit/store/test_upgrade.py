@@ -49,7 +49,7 @@ def test_the_upgrade_changes_no_record(state: Path) -> None:
         known = everything(before)
         with Store.open(state, run_dir=state / "run", map_size=MAP) as store:
             assert [store.forget_upgrade(), store.forget_upgrade()] == ["1", ""]
-            assert len(store.text("id")) == 32
+            assert len(store.text("store_id")) == 16
             after = store.chunk(tombstones=True)
             assert sorted(after) == sorted(set(known))
             assert len(after) == 57 + 5
@@ -66,7 +66,7 @@ def test_the_identity_is_given_once(state: Path) -> None:
     identities = set()
     for _ in range(3):
         with Store.open(state, run_dir=state / "run", map_size=MAP) as store:
-            identities.add(store.text("id"))
+            identities.add(store.text("store_id"))
     assert len(identities) == 1
 
 
