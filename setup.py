@@ -97,6 +97,7 @@ def extensions() -> list[Extension]:
                 )
                 for source in (
                     "cyrusext/index/_lookup.pyx",
+                    "cyrusext/index/_records.pyx",
                     "cyrusext/mupdate/_finds.pyx",
                     "cyrusext/mupdate/_sorted.pyx",
                     "cyrusext/mupdate/_walk.pyx",

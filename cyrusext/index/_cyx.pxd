@@ -6,6 +6,8 @@ through the methods of Reader.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from cyrusext.index._records cimport cyx_put_record
+
 
 cdef extern from "cyrusext.h" nogil:
     ctypedef struct cyx_reader:
@@ -92,21 +94,6 @@ cdef extern from "changes.h" nogil:
 cdef extern from "writer.h" nogil:
     ctypedef struct cyx_writer:
         pass
-    ctypedef struct cyx_put_record:
-        const char *name
-        size_t name_len
-        const char *server
-        size_t server_len
-        const char *partition
-        size_t partition_len
-        const char *acl
-        size_t acl_len
-        const char *by
-        size_t by_len
-        int64_t changed_at
-        uint64_t seq
-        uint32_t flags
-        uint32_t state
     ctypedef struct cyx_counts:
         uint64_t active, reserved, tombstones
     ctypedef struct cyx_stat:

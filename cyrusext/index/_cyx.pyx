@@ -6,10 +6,12 @@ others), records become MailboxRecord; everything else is in C or in cyrusext.in
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset, strlen
+
+from cyrusext.index._records cimport fill
 
 from cyrusext.model import Flag, MailboxRecord, State
 
@@ -263,27 +265,6 @@ cdef class Reader:
         checked(code, self.errors)
         return (numbers.counts.active, numbers.counts.reserved, numbers.counts.tombstones, numbers.seq,
                 numbers.bytes_used, numbers.map_size, servers)
-
-
-cdef int fill(cyx_put_record *raw, record) except -1:
-    """Point `raw` into the parts of a MailboxRecord, which has to outlive it."""
-    cdef Py_ssize_t size
-    cdef bytes name, acl
-    if not isinstance(record, MailboxRecord):
-        raise TypeError("not a MailboxRecord")
-    name, state, server, partition, acl, _seq, flags, changed_at, changed_by = record
-    if name is None or acl is None:
-        raise TypeError("a record needs a name and an ACL")
-    raw.name, raw.name_len = PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name)
-    raw.server = PyUnicode_AsUTF8AndSize(server, &size)
-    raw.server_len = <size_t>size
-    raw.partition = PyUnicode_AsUTF8AndSize(partition, &size)
-    raw.partition_len = <size_t>size
-    raw.acl, raw.acl_len = PyBytes_AS_STRING(acl), <size_t>PyBytes_GET_SIZE(acl)
-    raw.by = PyUnicode_AsUTF8AndSize(changed_by, &size)
-    raw.by_len = <size_t>size
-    raw.changed_at, raw.flags, raw.state, raw.seq = changed_at, flags, state, 0
-    return 0
 
 
 cdef class Writer:
