@@ -19,6 +19,7 @@ from cyrusext.mupdate.login import Login
 from cyrusext.mupdate.reading import Reading
 from cyrusext.mupdate.service import Service
 from cyrusext.mupdate.state import LOGGED_OUT
+from cyrusext.mupdate.stream import Stream
 from cyrusext.mupdate.types import (
     NEED_DATA,
     PAUSED,
