@@ -6,6 +6,7 @@ The backends reach the node through a proxy that sees the commands pass, so that
 
 from __future__ import annotations
 
+import contextlib
 import imaplib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -164,27 +165,27 @@ def test_killed_in_the_middle_of_a_move(murder: Murder, moment: str, first: str)
 def test_every_acknowledged_change_survives_a_kill_in_a_flood(murder: Murder) -> None:
     """Several writers, no pause; the node is killed while they write.  What got its OK is there afterwards."""
     user = murder.user()
-    writers = [Mupdate(murder.node.address) for _ in range(4)]
     acknowledged: list[bytes] = []
     sent = 0
-    for round_number in range(40):
-        for number, writer in enumerate(writers):
-            for item in range(5):
-                name = f"user.{user}.w{number}.r{round_number}.{item}".encode()
-                command = b"%s ACTIVATE %s %s %s\r\n"
-                writer.send(command % (b"A%d" % item, literal(name), literal(b"be1.lab!default"), literal(b"x\tlrs\t")))
-                sent += 1
-        if round_number == 25:
-            murder.node.kill()
-        try:
-            for number, writer in enumerate(writers):
-                for item in range(5):
-                    if writer.receive().verb == "OK":
-                        acknowledged.append(f"user.{user}.w{number}.r{round_number}.{item}".encode())
-        except (ConnectionError, OSError):
-            break
-    for writer in writers:
-        writer.close()
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(Mupdate(murder.node.address)) for _ in range(4)]
+        with contextlib.suppress(OSError):  # the wire of a node that is dead
+            for round_number in range(40):
+                batch = [
+                    [f"user.{user}.w{number}.r{round_number}.{item}".encode() for item in range(5)]
+                    for number in range(len(writers))
+                ]
+                for writer, names in zip(writers, batch, strict=True):
+                    for item, name in enumerate(names):
+                        sent += 1
+                        strings = b" ".join(map(literal, (name, b"be1.lab!default", b"x\tlrs\t")))
+                        writer.send(b"A%d ACTIVATE %s\r\n" % (item, strings))
+                if round_number == 25:
+                    murder.node.kill()
+                for writer, names in zip(writers, batch, strict=True):
+                    for name in names:
+                        if writer.receive().verb == "OK":
+                            acknowledged.append(name)
     assert 400 <= len(acknowledged) < sent
     murder.node.start()
     with murder.mupdate() as client:
