@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The walk in plain byte order, as Cyrus before 3.6 merges lists (strcmp).
 
-Rule: names without a byte below ``.`` come in the same order either way, so they are streamed in the store's own; only
-the others (those of virtual domains too, for their ``!``) are collected and sorted first, and merged in.  What is in a
-line is the record as it is when the line is made.
+Rule: names without a byte below ``.`` or a ``^`` come in the same order either way, so they are streamed in the
+store's own; only the others (those of virtual domains too, for their ``!``) are collected and sorted first, and merged
+in.  What is in a line is the record as it is when the line is made.
 """
 
 cimport cython
@@ -12,7 +12,7 @@ from libc.string cimport memcmp
 
 from cyrusext.index._cyx cimport CYX_ABSENT, CYX_DELETED, CYX_ENOMEM, CYX_OK, cyx_entry
 from cyrusext.mupdate._lines cimport Lines, keep, make_room, put, put_entry, release, stride
-from cyrusext.mupdate._walk cimport MORE, Walk, below_dot
+from cyrusext.mupdate._walk cimport MORE, Walk, is_odd
 
 cdef enum:
     LOOKED_UP = 3       # what a look-up costs, in records walked past
@@ -54,7 +54,7 @@ cdef class Sorted(Walk):
                 code = self.next(&entry)
                 if code != CYX_OK:
                     break
-                if below_dot(entry.name, entry.name_len):
+                if is_odd(entry.name, entry.name_len):
                     self._count += 1
                     if keep(&self._odd, entry.name, entry.name_len):
                         code = self.stop(CYX_ENOMEM)
@@ -110,7 +110,7 @@ cdef class Sorted(Walk):
                 return MORE  # the turn has ended with the walk
             if code != CYX_OK:
                 return code
-            if below_dot(entry.name, entry.name_len):
+            if is_odd(entry.name, entry.name_len):
                 continue
             if make_room(&self._held, entry.name_len):
                 return self.stop(CYX_ENOMEM)

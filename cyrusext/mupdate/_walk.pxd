@@ -7,7 +7,7 @@ from cyrusext.mupdate._lines cimport Lines
 cdef enum:
     MORE = 77           # no code of the library: this turn's share of records was looked at
 
-cdef bint below_dot(const char *name, size_t size) noexcept nogil
+cdef bint is_odd(const char *name, size_t size) noexcept nogil
 
 
 cdef class Walk:

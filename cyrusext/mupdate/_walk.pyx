@@ -17,11 +17,11 @@ cdef enum:
     SHARE_LOOKED_UP = 1024
 
 
-cdef bint below_dot(const char *name, size_t size) noexcept nogil:
-    """Return whether a byte below ``.`` is in it: there Cyrus' order and strcmp's part (healing.Repeats)."""
+cdef bint is_odd(const char *name, size_t size) noexcept nogil:
+    """Return whether a byte below ``.`` or a ``^`` is in it: there Cyrus' order and strcmp's part (healing.Repeats)."""
     cdef size_t at
     for at in range(size):
-        if <unsigned char>name[at] < c".":
+        if <unsigned char>name[at] < c"." or name[at] == c"^":
             return True
     return False
 
@@ -206,10 +206,10 @@ cdef class Walk:
                 return self.stop(CYX_ENOMEM)
             if another:
                 with gil:
-                    self._entangled = below_dot(name, size) or PyBytes_FromStringAndSize(name, size) in entangled
-            if not self._entangled and not below_dot(mark + 1, entry.name_len - size - 1):
+                    self._entangled = is_odd(name, size) or PyBytes_FromStringAndSize(name, size) in entangled
+            if not self._entangled and not is_odd(mark + 1, entry.name_len - size - 1):
                 return CYX_OK
-        elif not below_dot(name, size):
+        elif not is_odd(name, size):
             return CYX_OK
         self._kept += 1
         return self.stop(CYX_ENOMEM) if keep(&self._out, entry.name, entry.name_len) else CYX_OK

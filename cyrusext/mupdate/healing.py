@@ -1,15 +1,15 @@
 """Which records a stock slave may lose when it merges a full UPDATE into its own list.
 
 Rule: pure; and the specification of what Walk.odd_names selects in compiled code.  The stock slave walks two lists in
-mailboxes.db order but compares with strcmp; the two orders disagree only where a byte below ``.`` stands, so exactly
-the names that have one are repeated after the merge.
+mailboxes.db order but compares with strcmp; the two orders disagree only where a byte below ``.`` stands, or a ``^``
+(which is the dot that it means in mailboxes.db), so exactly the names that have one are repeated after the merge.
 """
 
 from __future__ import annotations
 
 import re
 
-_BELOW_DOT = re.compile(rb"[\x01-\x2d]").search
+_ODD = re.compile(rb"[\x01-\x2d^]").search
 
 
 class Repeats:
@@ -46,5 +46,5 @@ class Repeats:
         """Say whether `name` is to be repeated."""
         domain, mark, local = name.partition(b"!")
         if not mark:
-            return _BELOW_DOT(name) is not None
-        return domain in self._entangled or _BELOW_DOT(domain) is not None or _BELOW_DOT(local) is not None
+            return _ODD(name) is not None
+        return domain in self._entangled or _ODD(domain) is not None or _ODD(local) is not None

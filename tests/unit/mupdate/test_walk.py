@@ -18,7 +18,7 @@ from cyrusext.store import Store
 TAG = b"U01"
 SERVERS = ("", "be1", "be10", "be2", "be2.example.org")
 DOMAINS = (b"", b"", b"d.org!", b"d.org.uk!", b"d-x.org!", b"d.orgs!", b"a.b!", b"a!")
-ALPHABET = b"ab.-! ^+\xe9\x01"
+ALPHABET = b"ab0B/.-! ^+\xe9\x01"
 
 
 def key_of(name: bytes) -> bytes:
