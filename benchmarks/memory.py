@@ -10,6 +10,7 @@ ended after 4 minutes.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import time
@@ -35,8 +36,9 @@ def _sum(server: Server, file: str, field: str) -> int:
     """Bytes of a field of /proc/PID/`file`, over all processes."""
     total = 0
     for pid in processes(server):
-        found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/{file}").read_text(), re.MULTILINE)
-        total += int(found[1]) << 10 if found else 0
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/{file}").read_text(), re.MULTILINE)
+            total += int(found[1]) << 10 if found else 0
     return total
 
 

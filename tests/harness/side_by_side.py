@@ -5,6 +5,7 @@ Rule: CPU time is that of the server's processes, children included, as the kern
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -42,13 +43,30 @@ def cpu_seconds(server: Server) -> float:
     """CPU seconds that `server` has used since it was started, to the kernel's tick."""
     ticks = 0
     for pid in processes(server):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def pin(server: Server, cpu: int) -> None:
-    """Keep all threads that `server` has now on one CPU."""
-    for pid in processes(server):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), {cpu})
+    """Keep all threads that `server` has, and those that they will start, on one CPU."""
+    threads = [Path(f"/proc/{pid}/task") for pid in processes(server)]
+    while any(_moved(int(thread.name), cpu) for tasks in threads for thread in _entries(tasks)):
+        continue  # one that was not moved yet may have started another
+
+
+def _entries(directory: Path) -> list[Path]:
+    """What is in a directory of /proc; nothing when its process has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return list(directory.iterdir())
+    return []
+
+
+def _moved(thread: int, cpu: int) -> bool:
+    """Move one thread; False when it was there already, or has ended meanwhile."""
+    with contextlib.suppress(ProcessLookupError):
+        if os.sched_getaffinity(thread) != {cpu}:
+            os.sched_setaffinity(thread, {cpu})
+            return True
+    return False
