@@ -65,6 +65,12 @@ class Case(NamedTuple):
         """No client has logged in yet: each of them ends its own wait."""
         return self.point in BEFORE_LOGIN and self.turn == 1
 
+    @property
+    def granted(self) -> bool:
+        """The client has heard of every change that it is granted: only then may it say OK (XFER says it always)."""
+        last_answered = f"{SENT[self.operation][-1]} answered"
+        return self.point == "LOGOUT" or (self.fault == "stop" and self.point == last_answered)
+
     def __str__(self) -> str:
         return f"{self.operation}: {self.fault} at {self.point}{f' ({self.turn})' if self.turn > 1 else ''}"
 
