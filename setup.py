@@ -39,6 +39,7 @@ LIBCYREXT = [
     "csrc/libcyrusext/put.c",
     "csrc/libcyrusext/reader.c",
     "csrc/libcyrusext/record.c",
+    "csrc/libcyrusext/rekey.c",
     "csrc/libcyrusext/scan.c",
     "csrc/libcyrusext/stat.c",
     "csrc/libcyrusext/upgrade.c",

@@ -27,6 +27,8 @@ static uint32_t checksum(uint64_t seq, const uint8_t *value, size_t size)
 
 size_t cyx_change_size(const MDB_val *key, const cyx_packed *record) { return 4 + key->mv_size + DETAILS + record->by_len; }
 
+void cyx_change_seal(uint64_t seq, uint8_t *value, size_t size) { cyx_put32(value, checksum(seq, value, size)); }
+
 void cyx_change_pack(const MDB_val *key, const cyx_packed *record, const cyx_packed *before, uint8_t *value)
 {
     bool was = before && before->state != CYX_DELETED;
@@ -47,7 +49,7 @@ void cyx_change_pack(const MDB_val *key, const cyx_packed *record, const cyx_pac
     cyx_put16(p + 28, (uint16_t)record->by_len);
     if (record->by_len)
         memcpy(p + 30, record->by, record->by_len);
-    cyx_put32(value, checksum(record->seq, value, cyx_change_size(key, record)));
+    cyx_change_seal(record->seq, value, cyx_change_size(key, record));
 }
 
 int cyx_change_unpack(const MDB_val *seq_key, const MDB_val *value, cyx_change *change_r)

@@ -16,6 +16,7 @@ typedef struct cyx_change {
 
 size_t cyx_change_size(const MDB_val *key, const cyx_packed *record);
 void cyx_change_pack(const MDB_val *key, const cyx_packed *record, const cyx_packed *before, uint8_t *value);
+void cyx_change_seal(uint64_t seq, uint8_t *value, size_t size); /* its checksum, and so its mark */
 CYX_MUST_CHECK int cyx_change_unpack(const MDB_val *seq_key, const MDB_val *value, cyx_change *change_r);
 
 /* The mark of the change under `seq`.  CYX_ABSENT when the log does not have it (any more). */

@@ -17,7 +17,7 @@
 
 #include "internal.h"
 
-#define MAGIC "CYXBEAT1"
+#define MAGIC "CYXBEAT2" /* changes when readers of the format before would not find all names any more */
 #define RETRY_NS 50000000u /* look for a new file at most this often */
 
 struct cyx_beat {

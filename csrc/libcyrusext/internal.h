@@ -67,6 +67,7 @@ int cyx_fail_mdb(int mdb_code, const char *what); /* translates LMDB's and errno
 uint32_t cyx_crc32c(uint32_t crc, const void *data, size_t len);
 
 /* key.c */
+#define CYX_KEY_DOMAIN 0x1D /* in a key, what ends the domain */
 CYX_MUST_CHECK int cyx_key_from_name(const void *name, size_t len, uint8_t key_r[CYX_KEY_MAX], size_t *key_len_r);
 bool cyx_key_is_name(const uint8_t *key, size_t key_len);
 CYX_MUST_CHECK int cyx_name_from_key(const uint8_t *key, size_t key_len, uint8_t name_r[CYX_MAX_NAME], size_t *len_r);
@@ -89,6 +90,7 @@ typedef struct cyx_packed {
 } cyx_packed;
 size_t cyx_record_size(const cyx_packed *record);
 void cyx_record_pack(const cyx_packed *record, const MDB_val *key, uint8_t *value);
+void cyx_record_seal(const MDB_val *key, uint8_t *value, size_t size); /* its checksum */
 CYX_MUST_CHECK int cyx_record_unpack(const MDB_val *key, const MDB_val *value, cyx_packed *record_r);
 
 /* env.c: one LMDB environment per (device, inode) and process, counted.  LMDB's locks are fcntl locks: a second open

@@ -11,11 +11,10 @@
 #include "internal.h"
 
 #define KEY_TAG 'N'
-#define KEY_DOMAIN 0x1D
 #define KEY_HIERARCHY 0x1F
 #define KEY_DOT '.'
 
-static bool forbidden(uint8_t c) { return c == 0 || c == '\r' || c == '\n' || c == KEY_DOMAIN || c == KEY_HIERARCHY; }
+static bool forbidden(uint8_t c) { return c == 0 || c == '\r' || c == '\n' || c == CYX_KEY_DOMAIN || c == KEY_HIERARCHY; }
 
 static int encode(const uint8_t *name, size_t len, const uint8_t *domain_end, uint8_t *key_r)
 {
@@ -24,7 +23,7 @@ static int encode(const uint8_t *name, size_t len, const uint8_t *domain_end, ui
         if (forbidden(*p))
             return cyx_fail(CYX_EINVAL, "mailbox name has a NUL, CR, LF, 0x1D or 0x1F byte");
         if (domain_end && p == domain_end)
-            *key_r++ = KEY_DOMAIN;
+            *key_r++ = CYX_KEY_DOMAIN;
         else if (*p == '.' && !(domain_end && p < domain_end))
             *key_r++ = KEY_HIERARCHY;
         else if (*p == '^' && !(domain_end && p < domain_end))
@@ -54,11 +53,11 @@ int cyx_name_from_key(const uint8_t *key, size_t key_len, uint8_t name_r[CYX_MAX
 {
     if (!cyx_key_is_name(key, key_len))
         return cyx_fail(CYX_ECORRUPT, "a key of %zu bytes is not a mailbox's", key_len);
-    const uint8_t *domain_end = memchr(key, KEY_DOMAIN, key_len);
+    const uint8_t *domain_end = memchr(key, CYX_KEY_DOMAIN, key_len);
     size_t local = domain_end ? (size_t)(domain_end - key) : 1;
     memcpy(name_r, key + 1, local - 1);
     for (size_t i = local; i < key_len; i++)
-        name_r[i - 1] = key[i] == KEY_HIERARCHY ? '.' : key[i] == KEY_DOT ? '^' : key[i] == KEY_DOMAIN ? '!' : key[i];
+        name_r[i - 1] = key[i] == KEY_HIERARCHY ? '.' : key[i] == KEY_DOT ? '^' : key[i] == CYX_KEY_DOMAIN ? '!' : key[i];
     *len_r = key_len - 1;
     return CYX_OK;
 }

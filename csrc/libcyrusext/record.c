@@ -15,6 +15,8 @@ static uint32_t checksum(const MDB_val *key, const uint8_t *value, size_t size)
     return cyx_crc32c(cyx_crc32c(0, key->mv_data, key->mv_size), value + 4, size - 4);
 }
 
+void cyx_record_seal(const MDB_val *key, uint8_t *value, size_t size) { cyx_put32(value, checksum(key, value, size)); }
+
 void cyx_record_pack(const cyx_packed *record, const MDB_val *key, uint8_t *value)
 {
     cyx_put64(value + 4, record->seq);
@@ -29,7 +31,7 @@ void cyx_record_pack(const cyx_packed *record, const MDB_val *key, uint8_t *valu
         memcpy(value + CYX_RECORD_HEAD, record->acl, record->acl_len);
     if (record->by_len)
         memcpy(value + CYX_RECORD_HEAD + record->acl_len, record->by, record->by_len);
-    cyx_put32(value, checksum(key, value, cyx_record_size(record)));
+    cyx_record_seal(key, value, cyx_record_size(record));
 }
 
 static int damaged(const MDB_val *key, const char *how)

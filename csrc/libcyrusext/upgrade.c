@@ -2,8 +2,8 @@
  *
  * All steps and the new number are one transaction: a process that dies in it leaves the old store, and the next start
  * upgrades it.  Whoever reads meanwhile sees the old format or the new one.  So a step may only add what readers of the
- * format before do not look at; a format that they can not read any more has to go into a new file in the place of the
- * old one.
+ * format before do not look at, or must see to it that they know nothing of a miss (the heartbeat's magic); a format
+ * that they can not read any more has to go into a new file in the place of the old one.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -31,8 +31,14 @@ int cyx_give_id(MDB_txn *txn, MDB_dbi meta)
     return cyx_meta_put(txn, meta, "store_id", strlen("store_id"), id, sizeof id);
 }
 
+static int to_format_2(cyx_writer *writer)
+{
+    int rc = cyx_give_id(writer->txn, writer->env->meta);
+    return rc ? rc : cyx_rekey(writer);
+}
+
 /* Each step leads from the format of its place, counted from CYX_FORMAT_OLDEST, to the next. */
-static int (*const steps[])(MDB_txn *txn, MDB_dbi meta) = {cyx_give_id};
+static int (*const steps[])(cyx_writer *writer) = {to_format_2};
 _Static_assert(sizeof steps / sizeof *steps == CYX_FORMAT - CYX_FORMAT_OLDEST, "a step for each format");
 
 static int run_steps(cyx_writer *writer, uint64_t format)
@@ -43,7 +49,7 @@ static int run_steps(cyx_writer *writer, uint64_t format)
     int len = snprintf(from, sizeof from, "%" PRIu64, format);
     CYX_FAILPOINT("upgrade-start");
     for (uint64_t at = format; rc == CYX_OK && at < CYX_FORMAT; at++) {
-        rc = steps[at - CYX_FORMAT_OLDEST](writer->txn, meta);
+        rc = steps[at - CYX_FORMAT_OLDEST](writer);
         CYX_FAILPOINT("upgrade-step");
     }
     if (rc == CYX_OK)

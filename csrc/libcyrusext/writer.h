@@ -68,6 +68,7 @@ void cyx_writer_beat(cyx_writer *writer, bool fresh);
 
 /* upgrade.c: bring a store of the format before to CYX_FORMAT; outside a transaction. */
 CYX_MUST_CHECK int cyx_upgrade(cyx_writer *writer);
+CYX_MUST_CHECK int cyx_rekey(cyx_writer *writer); /* rekey.c; inside a transaction */
 
 /* copy.c: write the whole store, as it is now, to the empty file `fd` (a data.mdb without free pages).  It takes as long
  * as the disk does, and the reader can be used for nothing else meanwhile.  CYX_EFULL, CYX_EIO. */

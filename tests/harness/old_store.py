@@ -10,12 +10,12 @@ WALK = FORMAT_1 / "walk"
 """What `cyx walk` of the version that wrote it printed."""
 
 
-def unpack(state_dir: Path) -> Path:
+def unpack(state_dir: Path, packed: str = "data.mdb.xz") -> Path:
     """Lay the store of format 1 into `state_dir` as it was left there; returns its file."""
     (state_dir / "store").mkdir(parents=True)
     data = state_dir / "store/data.mdb"
     with data.open("wb") as file:
-        for block in iter_blocks(lzma.decompress((FORMAT_1 / "data.mdb.xz").read_bytes())):
+        for block in iter_blocks(lzma.decompress((FORMAT_1 / packed).read_bytes())):
             if block.strip(b"\0"):
                 file.write(block)
             else:

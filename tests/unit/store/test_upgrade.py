@@ -8,7 +8,7 @@ import pytest
 
 from cyrusext.errors import IndexVersion
 from cyrusext.index import Index
-from cyrusext.model import MailboxRecord
+from cyrusext.model import MailboxRecord, State
 from cyrusext.store import Store
 from tests.harness.old_store import WALK, unpack
 
@@ -80,3 +80,53 @@ def test_a_reader_notices_a_store_that_became_too_new_for_it(state: Path) -> Non
             store._writer.set_number(b"format", 2)
         index.refresh()
         assert index.get(b"user.u20.Sent") is not None
+
+
+CARETS = {
+    b"user.john": ("be1", State.ACTIVE, 4),
+    b"user.john-x": ("be2", State.ACTIVE, 6),
+    b"user.john^doe": ("be1", State.ACTIVE, 1),
+    b"user.john^doe.Sent": ("be1", State.ACTIVE, 2),
+    b"user.john^doe.a^b": ("be2", State.RESERVED, 3),
+    b"user.john0": ("be1", State.ACTIVE, 5),
+    b"ex^ample.org!user.plain": ("be1", State.ACTIVE, 9),
+    b"ex^ample.org!user.x^y": ("be2", State.ACTIVE, 8),
+    b"example.org!user.mary^ann": ("be2", State.ACTIVE, 7),
+}
+
+
+def test_names_with_a_caret_get_cyrus_keys(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    unpack(state, "carets.mdb.xz")
+    with Index(state) as before:
+        assert not before.fresh
+        with Store.open(state, run_dir=tmp_path / "run", map_size=MAP) as store, Index(state) as index:
+            store.build_hot()
+            store.beat(fresh=True)
+            before.refresh()
+            index.refresh()
+            for reader in (before, index):
+                found = {record.name: (record.server, record.state, record.seq) for record in reader.walk()}
+                assert found == CARETS
+                for name, (server, record_state, _) in CARETS.items():
+                    location = reader.lookup(name)
+                    assert location is not None and (location.server, location.state) == (server, record_state)
+                assert [record.name for record in reader.walk(server="be2")] == [
+                    b"ex^ample.org!user.x^y",
+                    b"example.org!user.mary^ann",
+                    b"user.john-x",
+                    b"user.john^doe.a^b",
+                ]
+                assert reader.deleted_at(b"user.gone^one") == 1700000000000011
+            # a dot counts below every digit and letter, as in Cyrus' own database
+            names = [record.name for record in index.walk(prefix=b"user.")]
+            assert names == [name for name in CARETS if name.startswith(b"user.")]
+            assert [event.seq for event in index.history(b"user.gone^one")] == [10, 11]
+            assert store.purge_tombstones(1 << 60, 10) == 1
+            with store.begin() as transaction:
+                moved = transaction.get(b"user.john^doe")
+                assert moved is not None
+                transaction.put(moved._replace(server="be2"))
+            assert [record.name for record in index.walk(prefix=b"user.john^doe", server="be1")] == [
+                b"user.john^doe.Sent"
+            ]
