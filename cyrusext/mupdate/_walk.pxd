@@ -20,6 +20,7 @@ cdef class Walk:
     cdef tuple _servers             # as bytes; none: all
     cdef bint _picks
     cdef readonly bint done
+    cdef readonly bint literal_dots
     cdef bint _brief
     cdef size_t _share, _seen       # records of one turn
     cdef size_t _kept               # names of one turn
@@ -40,3 +41,4 @@ cdef class Walk:
     cdef bint begins_so(self, const char *server, const char *partition) noexcept nogil
     cdef int learn_domain(self, const char *name, size_t size) noexcept nogil
     cdef int keep_odd(self, const cyx_entry *entry, entangled) noexcept nogil
+    cdef int keep_beside_dots(self, const cyx_entry *entry) noexcept nogil

@@ -26,6 +26,15 @@ cdef bint is_odd(const char *name, size_t size) noexcept nogil:
     return False
 
 
+cdef bint dot_to_caret(const char *name, size_t size) noexcept nogil:
+    """Return whether a byte between ``.`` and ``^`` is in it: there they part beside a literal dot."""
+    cdef size_t at
+    for at in range(size):
+        if c"." < <unsigned char>name[at] < c"^":
+            return True
+    return False
+
+
 @cython.no_gc_clear
 cdef class Walk:
     """All live records on one of `servers` (none: on any) whose location begins with `prefix`, as lines."""
@@ -88,8 +97,11 @@ cdef class Walk:
         """Return the domains of the last piece, but for the one with which the piece before ended."""
         return split(&self._domains)
 
-    def odd_names(self, frozenset entangled not None, size_t most):
-        """Return which of the next names are to be repeated (healing.Repeats.wants), maybe none before `done`."""
+    def odd_names(self, frozenset entangled not None, size_t most, *, bint beside_dots=False):
+        """Return which of the next names are to be repeated (healing.Repeats.wants), maybe none before `done`.
+
+        `literal_dots` tells afterwards whether there was a name with ``^``.
+        """
         cdef cyx_entry entry
         cdef int code
         self._out.used = self._kept = 0
@@ -98,7 +110,7 @@ cdef class Walk:
             while code == CYX_OK:
                 code = self.next(&entry)
                 if code == CYX_OK:
-                    code = self.keep_odd(&entry, entangled)
+                    code = self.keep_beside_dots(&entry) if beside_dots else self.keep_odd(&entry, entangled)
                 if code == CYX_OK and self._kept >= most:
                     code = self.stop(MORE)
         self.end(code)
@@ -199,6 +211,8 @@ cdef class Walk:
         cdef size_t size = entry.name_len
         cdef const char *mark = <const char *>memchr(name, c"!", size)
         cdef int another
+        if not self.literal_dots and memchr(name, c"^", size) is not NULL:
+            self.literal_dots = True
         if mark is not NULL:
             size = <size_t>(mark - name)
             another = self.learn_domain(name, size)
@@ -210,6 +224,15 @@ cdef class Walk:
             if not self._entangled and not is_odd(mark + 1, entry.name_len - size - 1):
                 return CYX_OK
         elif not is_odd(name, size):
+            return CYX_OK
+        self._kept += 1
+        return self.stop(CYX_ENOMEM) if keep(&self._out, entry.name, entry.name_len) else CYX_OK
+
+    cdef int keep_beside_dots(self, const cyx_entry *entry) noexcept nogil:
+        cdef const char *end = entry.name + entry.name_len
+        cdef const char *mark = <const char *>memchr(entry.name, c"!", entry.name_len)
+        cdef const char *local = entry.name if mark is NULL else mark + 1
+        if not dot_to_caret(local, <size_t>(end - local)):
             return CYX_OK
         self._kept += 1
         return self.stop(CYX_ENOMEM) if keep(&self._out, entry.name, entry.name_len) else CYX_OK

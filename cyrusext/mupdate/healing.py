@@ -2,7 +2,8 @@
 
 Rule: pure; and the specification of what Walk.odd_names selects in compiled code.  The stock slave walks two lists in
 mailboxes.db order but compares with strcmp; the two orders disagree only where a byte below ``.`` stands, or a ``^``
-(which is the dot that it means in mailboxes.db), so exactly the names that have one are repeated after the merge.
+(which is the dot that it means in mailboxes.db), so the names that have one are repeated after the merge.  Beside a
+``^`` the merge loses what strcmp puts before it: where there is one, names with a byte between the two are repeated too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 
 _ODD = re.compile(rb"[\x01-\x2d^]").search
+_DOT_TO_CARET = re.compile(rb"[\x2f-\x5d]").search
 
 
 class Repeats:
@@ -42,8 +44,13 @@ class Repeats:
             self._entangled.update(self._prefixes, (domain,))
         self._prefixes.append(domain)
 
+    def wants_beside_dots(self, name: bytes) -> bool:
+        """Say whether `name` is to be repeated where any name has a literal dot."""
+        domain, mark, local = name.partition(b"!")
+        return _DOT_TO_CARET(local if mark else domain) is not None
+
     def wants(self, name: bytes) -> bool:
-        """Say whether `name` is to be repeated."""
+        """Say whether `name` is to be repeated, whatever others there are."""
         domain, mark, local = name.partition(b"!")
         if not mark:
             return _ODD(name) is not None

@@ -156,16 +156,23 @@ class Stream:
     async def _heal(self) -> None:
         """Repeat what the stock slave's merge may have lost, through the queue: never older than what was sent."""
         await asyncio.sleep(self._service.resend_after_s)
+        count, literal_dots = await self._repeat(beside_dots=False)
+        if literal_dots:
+            count += (await self._repeat(beside_dots=True))[0]
+        log.debug("mupdate.repeated", peer=self._sender.peer, records=count)
+
+    async def _repeat(self, *, beside_dots: bool) -> tuple[int, bool]:
+        """Repeat one kind of names; return how many, and whether any name has a literal dot."""
         count = 0
         entangled = self._repeats.entangled
         walk = self._service.walk("cyrus", self._tag, self._hosts)
         walk.be_brief()  # the names only: the records are taken as they are when they are repeated
         while not walk.done:
             async with self._service.turn():
-                names = walk.odd_names(entangled, REPEATED)
+                names = walk.odd_names(entangled, REPEATED, beside_dots=beside_dots)
                 records = [self._service.records.get(name) for name in names]
                 lost = [record for record in records if record is not None and record.state is not State.DELETED]
                 self._subscription.repeat(self._of_interest(lost))
                 count += len(lost)
             await self.drained()
-        log.debug("mupdate.repeated", peer=self._sender.peer, records=count)
+        return count, walk.literal_dots

@@ -14,7 +14,7 @@ import pytest
 
 from tests.harness import imap
 from tests.harness.roots import Root
-from tests.harness.topology import Murder
+from tests.harness.topology import MasterKind, Murder
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -107,3 +107,20 @@ def check(murder: Murder, what: str) -> None:
         return shown == expected
 
     wait_until(same, f"the frontend has what the backend has ({what})", 30, 0.2)
+
+
+@pytest.mark.parametrize("kind", ["ours", "stock"])
+def test_a_literal_dot_makes_no_slave_lose_a_user(kind: MasterKind, root: Root, new_state: Callable[[], Path]) -> None:
+    """john.doe is a dot to mailboxes.db and a ^ to strcmp, on the two sides of john2."""
+    extra = {"unixhierarchysep": "yes"}
+    with Murder(root, new_state(), kind, extra=extra) as murder, murder.be1.imap() as admin:
+        for user in ("john.doe", "john2", "kay.x"):
+            imap.create(admin, f"user/{user}")
+        murder.frontend_sees(lambda known: "user.kay^x" in known, "all three")
+        murder.fe.stop()
+        imap.delete(admin, "user/john.doe")
+        murder.fe.start()
+        if kind == "stock":
+            assert "user.john2" not in murder.fe.mailboxes()
+            return
+        murder.frontend_sees(lambda known: "user.john2" in known and "user.john^doe" not in known, "john2 again")

@@ -58,3 +58,20 @@ def test_names_left_out_agree_in_both_orders() -> None:
     kept = [name for name in names if not repeats.wants(name)]
     assert sorted(kept, key=cyrus_key) == sorted(kept)
     assert b"user.a.b" in kept
+
+
+def test_beside_literal_dots_names_left_out_agree_in_both_orders() -> None:
+    names = [
+        b"user.john^doe",
+        b"user.john2",
+        b"user.johnny",
+        b"user.john^",
+        b"user.kay^x.A",
+        b"d!user.a^b",
+        b"d!user.a0",
+    ]
+    repeats = Repeats()
+    kept = [name for name in names if not repeats.wants(name) and not repeats.wants_beside_dots(name)]
+    assert sorted(kept, key=cyrus_key) == sorted(kept)
+    assert set(names) - set(kept) == {b"user.john2", b"user.kay^x.A", b"d!user.a0"}
+    assert sorted(names, key=cyrus_key) != sorted(names)

@@ -120,6 +120,12 @@ def test_the_names_repeated_are_those_of_the_specification(store: Store, seed: i
         assert len(some) <= 50
         found += some
     assert found == [name for name in names if repeats.wants(name)]
+    assert selection.literal_dots
+    beside = Walk(store.reader, TAG)
+    found = []
+    while not beside.done:
+        found += beside.odd_names(repeats.entangled, 50, beside_dots=True)
+    assert found == [name for name in names if repeats.wants_beside_dots(name)]
 
 
 def many(count: int, server: str = "be1") -> list[MailboxRecord]:
