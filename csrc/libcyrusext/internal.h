@@ -208,6 +208,9 @@ CYX_MUST_CHECK int cyx_reader_find(cyx_reader *reader, const char *name, size_t 
 void cyx_reader_drop_hot(cyx_reader *reader);           /* lookup.c */
 uint64_t cyx_reader_hot_generation(cyx_reader *reader); /* 0: the store answers */
 CYX_MUST_CHECK int cyx_reader_location(cyx_reader *reader, const cyx_packed *record, cyx_location *location_r);
+/* The same for a record that was read in `txn`, which may know servers and partitions that the reader's does not yet. */
+CYX_MUST_CHECK int cyx_location_in(cyx_reader *reader, MDB_txn *txn, const cyx_packed *record,
+                                   cyx_location *location_r);
 
 typedef struct cyx_chunk_item {
     cyx_location location;

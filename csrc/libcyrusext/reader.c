@@ -230,7 +230,11 @@ void cyx_close(cyx_reader **reader_ref)
 
 int cyx_reader_location(cyx_reader *reader, const cyx_packed *record, cyx_location *location_r)
 {
-    MDB_txn *txn = reader->txn;
+    return cyx_location_in(reader, reader->txn, record, location_r);
+}
+
+int cyx_location_in(cyx_reader *reader, MDB_txn *txn, const cyx_packed *record, cyx_location *location_r)
+{
     MDB_dbi meta = reader->env->meta;
     int rc = cyx_intern_text(&reader->servers, txn, meta, record->server, &location_r->server);
     if (rc == CYX_OK)

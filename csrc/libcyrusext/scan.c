@@ -189,7 +189,7 @@ int cyx_listing_next(cyx_listing *listing, cyx_entry *entry_r)
     entry_r->name_len = listing->name_len;
     entry_r->acl = (const char *)record.acl;
     entry_r->acl_len = record.acl_len;
-    return cyx_reader_location(listing->reader, &record, &entry_r->location);
+    return cyx_location_in(listing->reader, listing->txn, &record, &entry_r->location);
 }
 
 void cyx_listing_let_go(cyx_listing *listing)
