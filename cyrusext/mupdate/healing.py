@@ -3,7 +3,7 @@
 Rule: pure; and the specification of what Walk.odd_names selects in compiled code.  The stock slave walks two lists in
 mailboxes.db order but compares with strcmp; the two orders disagree only where a byte below ``.`` stands, or a ``^``
 (which is the dot that it means in mailboxes.db), so the names that have one are repeated after the merge.  Beside a
-``^`` the merge loses what strcmp puts before it: where there is one, names with a byte between the two are repeated too.
+``^`` the merge loses what strcmp puts before it: where there is one, names with a byte between are repeated too.
 """
 
 from __future__ import annotations

