@@ -60,8 +60,8 @@ class Quirk(enum.Enum):
         "server's slave overwrites its own entry with one that can not be opened"
     )
     REPLICATED_STREAM = (
-        "mode replicated: UPDATE from a server of [backends] is NO; stock streams, and the slave of Cyrus since 2.5 "
-        "takes the partition for a server"
+        "mode replicated: UPDATE from a server of [backends] ends its connection, for its slave would take a NO for an "
+        "empty list; stock streams, and the slave of Cyrus since 2.5 takes the partition for a server"
     )
     REPLICATED_PUSH = (
         "mode replicated: after LIST of one server FIND finds nothing; stock answers, and ctl_mboxlist -m then removes "

@@ -20,7 +20,7 @@ from cyrusext.mupdate.leftover import Push
 from cyrusext.mupdate.refill import Account
 from cyrusext.mupdate.service import Service
 from cyrusext.mupdate.stream import Stream
-from cyrusext.mupdate.types import Find, List, No, Ok, Update
+from cyrusext.mupdate.types import Find, List, Ok, Update
 from cyrusext.names import without_folder
 from cyrusext.runtime import logging
 from cyrusext.wire.framer import Framer
@@ -202,11 +202,14 @@ class Reading(Channel):
         servers = frozenset(command.hosts)
         audience = await self._service.audiences.at(self.host)
         if audience.servers and not self._service.rules.streams_to_servers:
-            # Quirk.REPLICATED_STREAM
-            self.send(No(command.tag, "mode replicated: a server that holds mailboxes must not run a mupdate slave"))
+            # Quirk.REPLICATED_STREAM.  Unanswered, for a NO would end the slave's list: see Stream.list_is_open.
             self._service.peer_log.warning(
-                "mupdate.update_refused", peer=self.peer, servers=" ".join(sorted(audience.servers))
+                "mupdate.update_refused",
+                peer=self.peer,
+                servers=" ".join(sorted(audience.servers)),
+                reason="mode replicated: a server that holds mailboxes must not run a mupdate slave",
             )
+            self._transport.abort()
             return
         self._stream = stream = Stream(
             self,

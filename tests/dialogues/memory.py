@@ -194,8 +194,9 @@ class MemoryWire:
                     self._push = self._master.leftovers.push(prefix.partition(b"!")[0].decode())
                 chosen = [one for one in self._master.ordered() if one.location.to_wire().startswith(prefix)]
                 return connection.send_records(tag, chosen) + connection.send(Ok(tag, "list complete"))
-            case Update(tag=tag) if not self._master.rules.streams_to_servers:
-                return connection.send(No(tag, "mode replicated: a server that holds mailboxes needs no stream"))
+            case Update() if not self._master.rules.streams_to_servers:
+                self._closed = True
+                return b""
             case Update(tag=tag, hosts=hosts):
                 chosen = [one for one in self._master.ordered() if not hosts or one.server in hosts]
                 lines = connection.send_records(tag, chosen) + connection.send(Ok(tag, "streaming starts"))
