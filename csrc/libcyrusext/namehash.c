@@ -26,6 +26,15 @@ static uint64_t short_word(const uint8_t *at, size_t len)
     return word;
 }
 
+/* Names that count (u1, u2, u3 ...) have sums that count, too: for some secrets they would crowd into few lines.  Mixing
+ * takes that regularity away; being reversible, it leaves any two hashes as independent and uniform as they were. */
+static inline uint64_t mixed(uint64_t x)
+{
+    x = (x ^ x >> 32) * 0xD6E8FEB86659FD93u;
+    x = (x ^ x >> 32) * 0xD6E8FEB86659FD93u;
+    return x ^ x >> 32;
+}
+
 /* The sum of multiplier * word modulo 2^128, the upper half of it.  Word 0 is 1, word 1 the length, then comes the name,
  * padded with zeros; products of padding are zero, so they need not be formed. */
 uint64_t cyx_name_hash(const cyx_secret *secret, const void *name, size_t len)
@@ -38,5 +47,5 @@ uint64_t cyx_name_hash(const cyx_secret *secret, const void *name, size_t len)
     /* the rest of a long name as the upper bytes of its last eight: no branch on how many there are */
     uint64_t rest = len < 8 ? short_word(at, len) : word_at(last + (len & 7) - 8) >> (8 * (7 - (len & 7))) >> 8;
     sum += multiplier(secret, i) * rest;
-    return (uint64_t)(sum >> 64);
+    return mixed((uint64_t)(sum >> 64));
 }

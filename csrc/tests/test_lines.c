@@ -199,9 +199,32 @@ static void test_beside_readers(void)
     free_table(shared.table);
 }
 
+/* Names that count, under many secrets: as evenly spread as by chance. */
+static void test_spread(void)
+{
+    static const char *const forms[] = {"user.u%u", "user.u%05u", "example.org!user.u%u.Sent.%u", "user.x.folder%u"};
+    uint64_t homeless = 0, tables = 0;
+    for (unsigned n = 0; n < 400; n++) {
+        cyx_lines_writer *table = new_table(cyx_lines_for(5000, 67) / CYX_PAGE_LINES);
+        cyx_secret secret;
+        for (size_t i = 0; i < CYX_SECRET_WORDS; i++)
+            secret.words[i] = draw();
+        for (unsigned i = 0; i < 5000; i++) {
+            char name[64];
+            int len = snprintf(name, sizeof name, forms[n % 4], i, i);
+            CHECK(cyx_lines_insert(table, cyx_name_hash(&secret, name, (size_t)len), 1));
+        }
+        homeless += table->homeless_count;
+        tables++;
+        free_table(table);
+    }
+    CHECK(tables == 400 && homeless < 20);
+}
+
 int main(void)
 {
     test_hash();
+    test_spread();
     run_random(4, 1200, 0, 200000);
     run_random(1, 400, 0, 100000);
     run_random(1, 300, 3, 100000);
