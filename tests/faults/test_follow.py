@@ -208,7 +208,7 @@ def test_a_follower_that_was_away_for_longer_than_the_log_gets_a_full_copy_and_i
     wait_following(nodes.follower)
     assert counted(nodes.follower) == (1, 0)
     assert listed(nodes.follower).keys() == {b"user.kept", b"user.filler"}
-    assert nodes.follower.log_contains("event=follow.begins .*mode=behind")
+    nodes.follower.wait_log("event=follow.begins .*mode=behind")
 
 
 def test_a_leader_that_lost_its_store_empties_nobody(nodes: Pair) -> None:
@@ -222,7 +222,7 @@ def test_a_leader_that_lost_its_store_empties_nobody(nodes: Pair) -> None:
     wait_until(lambda: status(nodes.follower)["follow"]["held_deletions"] == 5, "the deletions are held", 30, 0.1)
     shown = nodes.follower.cli("replica", "deletes", "show", "--format", "tsv", check=False)
     assert (shown.returncode, len(shown.stdout.splitlines())) == (1, 5)
-    assert nodes.follower.log_contains("level=error event=follow.lost")
+    nodes.follower.wait_log("level=error event=follow.lost")
     listed_here = nodes.follower.cli("mailbox", "list", "--format", "tsv").stdout.splitlines()
     assert len(listed_here) == 5
     with Mupdate(nodes.leader.address) as client:  # a backend that starts fills the leader again, but for one mailbox

@@ -111,4 +111,4 @@ if LONG:
             supervisor.wait_up(after=1)
             with Mupdate(node.address) as client:
                 client.ok(*change)
-            assert node.log_contains("event=watchdog.hung")
+            node.wait_log("event=watchdog.hung")

@@ -162,7 +162,7 @@ def test_sigterm_answers_what_is_under_way_and_says_bye(node: Node) -> None:
     line = stream.receive()
     assert (line.verb, line.text) == ("BYE", "server is shutting down")
     stream.close()
-    assert node.log_contains("event=node.stopped")
+    node.wait_log("event=node.stopped")
     node.start()
 
 

@@ -94,7 +94,7 @@ def test_a_node_that_died_leaves_a_socket_that_the_next_one_takes(murder: Murder
     murder.node.kill()
     mark = murder.fe.mark()
     assert deliver(murder, "nobody") == 550  # at once: nobody listens
-    assert murder.fe.log_contains("kick_mupdate: can't connect to target", mark)
+    murder.fe.wait_log("kick_mupdate: can't connect to target", mark)
     murder.node.start()
     wait_until(lambda: "served" in status(murder)["kick_sockets"].values(), "it serves the socket", 30)
     assert deliver(murder, "nobody") == 550

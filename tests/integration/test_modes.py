@@ -124,7 +124,7 @@ def test_a_push_of_a_unified_server_claims_no_ghost(unified: Peers) -> None:
         imap.delete(admin, ghost)
     since = unified.node.mark()
     unified.be1.start()  # START pushes before its slave is told
-    assert unified.node.log_contains(r"mupdate\.refused .*command=ACTIVATE", since)
+    unified.node.wait_log(r"mupdate\.refused .*command=ACTIVATE", since)
     assert ghost not in locations(unified)
     unified.be1.sees(lambda known: ghost not in known and f"user.{user}" in known, "that it is gone")
     with unified.be2.imap() as admin:  # and the name is free, where it was

@@ -97,7 +97,7 @@ def test_a_second_node_on_the_same_store_is_refused(murder_ours: Murder) -> None
     second.configure()
     with pytest.raises(ServerTrouble, match="did not start"):
         second.start(15)
-    assert second.log_contains(r"in use by another node \(process \d+\)")
+    second.wait_log(r"in use by another node \(process \d+\)")
     assert not accepts(second.address, 3905)
     second.forgive()
     second.close()

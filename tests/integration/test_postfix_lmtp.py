@@ -42,7 +42,7 @@ def test_one_message_to_both_backends(router_2b: Delivery) -> None:
         stored = inbox(backend, user)
         assert len(stored) == 1
         assert stored[0].endswith(text)
-        assert group.postfix.log_contains(rf"to=<{user}@example.org>.* dsn=2\.\S+, status=sent \(250 ")
+        group.postfix.wait_log(rf"to=<{user}@example.org>.* dsn=2\.\S+, status=sent \(250 ")
 
 
 def test_each_recipient_has_an_end_of_its_own(router_2b: Delivery) -> None:
@@ -52,7 +52,7 @@ def test_each_recipient_has_an_end_of_its_own(router_2b: Delivery) -> None:
     send(group, [first, unknown, second], message("mixed"))
     group.postfix.wait_empty()
     assert len(inbox(group.be1, first)) == len(inbox(group.be2, second)) == 1
-    assert group.postfix.log_contains(rf"to=<{unknown}@example.org>.* dsn=5\.1\.1, status=bounced .* 550 ")
+    group.postfix.wait_log(rf"to=<{unknown}@example.org>.* dsn=5\.1\.1, status=bounced .* 550 ")
 
 
 def test_postfix_keeps_what_a_dead_backend_did_not_take(router_2b: Delivery) -> None:
@@ -83,7 +83,7 @@ def test_without_a_node_nobody_is_bounced(router_2b: Delivery) -> None:
     finally:
         group.node.start()
     group.postfix.wait_empty(40)
-    assert group.postfix.log_contains(rf"to=<{unknown}@example.org>.* status=bounced ")
+    group.postfix.wait_log(rf"to=<{unknown}@example.org>.* status=bounced ")
     assert len(inbox(group.be1, known)) == 1
 
 

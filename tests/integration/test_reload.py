@@ -169,7 +169,7 @@ def test_what_needs_a_restart_is_said_and_shown_until_then(make: Make) -> None:
     node = make({})
     told = reload(node, node={"name": "other"}, log={"level": "debug"})
     assert "event=node.reloaded log_level=debug needs_restart=1" in told
-    assert node.log_contains(r'event=node.needs_restart key="\[node\] name"')
+    node.wait_log(r'event=node.needs_restart key="\[node\] name"')
     assert (status(node)["node"], status(node)["needs_restart"]) == ("node1", ["[node] name"])
     node.restart()
     assert (status(node)["node"], status(node)["needs_restart"]) == ("other", [])
@@ -253,7 +253,7 @@ def test_who_is_no_longer_an_admin_is_shown_out(make: Make) -> None:
         with pytest.raises(AssertionError, match="undefined error"):
             Mupdate(node.address, user="alice", password="alicepw")
     alice.close()
-    assert node.log_contains("event=mupdate.dismissed")
+    node.wait_log("event=mupdate.dismissed")
 
 
 def offered(address: str) -> bytes:

@@ -51,7 +51,7 @@ def test_a_backend_takes_back_what_is_its_own_within_a_window_only(murder: Murde
     murder.node.cli("mailbox", "set", name, "be1.lab!default", "--force")
 
     murder.be2.tool("ctl_mboxlist", "-m", "-a")  # ends with 0 and says nothing of the refusal
-    assert murder.node.log_contains(rf"event=mupdate.refused .* command=ACTIVATE mailbox={name} ")
+    murder.node.wait_log(rf"event=mupdate.refused .* command=ACTIVATE mailbox={name} ")
     assert owner(murder, name) == "be1.lab"
     assert has_mail(murder, user)
 
@@ -65,8 +65,8 @@ def test_a_backend_takes_back_what_is_its_own_within_a_window_only(murder: Murde
     row = murder.node.cli("backend", "show", "be2.lab", "--format", "tsv").stdout.rstrip("\n").split("\t")
     assert (row[0], row[1], row[2], row[5]) == ("be2.lab", murder.hosts["be2.lab"], "up", "1")
     assert murder.node.cli("backend", "claim", "be2.lab", "--end").stdout == "be2.lab took over 1 mailboxes\n"
-    assert murder.node.log_contains(rf"event=record.taken_over mailbox={name} server=be2.lab was=be1.lab")
-    assert murder.node.log_contains("event=backend.claim_ended server=be2.lab taken_over=1")
+    murder.node.wait_log(rf"event=record.taken_over mailbox={name} server=be2.lab was=be1.lab")
+    murder.node.wait_log("event=backend.claim_ended server=be2.lab taken_over=1")
 
     with murder.mupdate() as client:  # the window is closed again, for other servers it never was open
         assert client.command(b"ACTIVATE", name.encode(), b"be1.lab!default", b"a\tl\t")[-1].verb == "NO"
@@ -104,7 +104,7 @@ def test_an_old_reservation_is_found_named_and_settled(murder: Murder) -> None:
     names = {f"user.{one}" for one in (user, other, third)}
     leave_reservation(murder, *names)
     wait_until(lambda: suspects(murder) == names, "they are marked", 30)
-    assert murder.node.log_contains("event=record.reserved_too_long")
+    murder.node.wait_log("event=record.reserved_too_long")
     status = murder.node.cli("status", "--format", "tsv").stdout
     assert "suspects\t3\nreserved_too_long\t3\n" in status
     assert f"user.{user}" in status
