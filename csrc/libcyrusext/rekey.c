@@ -151,7 +151,8 @@ int cyx_rekey(cyx_writer *writer)
     int rc = CYX_OK;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds && rc == CYX_OK; i++) {
         rc = rekey(writer, &kinds[i]);
-        CYX_FAILPOINT("upgrade-rekeyed");
+        if (i == 0)
+            CYX_FAILPOINT("upgrade-rekeyed"); /* the records are, what points at them is not */
     }
     return rc;
 }

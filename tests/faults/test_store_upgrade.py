@@ -13,8 +13,11 @@ from tests.harness.old_store import WALK, unpack
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 COMMIT = ["commit-start", "commit-trimmed", "commit-counts", "commit-seq", "commit-before", "commit-after"]
+SOURCES = [CSRC / "libcyrusext" / name for name in ("upgrade.c", "rekey.c")]
 POINTS = [
-    *sorted(set(re.findall(r'CYX_FAILPOINT\("(upgrade-[a-z]+)"\)', (CSRC / "libcyrusext/upgrade.c").read_text()))),
+    *sorted(
+        {point for path in SOURCES for point in re.findall(r'CYX_FAILPOINT\("(upgrade-[a-z]+)"\)', path.read_text())}
+    ),
     *COMMIT,
 ]
 
@@ -74,6 +77,16 @@ def test_kill_at(point: str, programs: Path, tmp_path: Path) -> None:
     assert start(programs, tmp_path).returncode == 0
     is_whole(programs, tmp_path)
     assert format_of(programs, tmp_path) == 2
+
+
+def test_kill_when_the_records_have_new_keys_and_nothing_else_has(programs: Path, tmp_path: Path) -> None:
+    unpack(tmp_path / "state", "carets.mdb.xz")
+    assert start(programs, tmp_path, CYREXT_FAILPOINT="upgrade-rekeyed").returncode == -9
+    assert format_of(programs, tmp_path) == 1
+    assert start(programs, tmp_path).returncode == 0
+    assert format_of(programs, tmp_path) == 2
+    assert cyx(programs, tmp_path, "verify") == b""
+    assert len(cyx(programs, tmp_path, "walk").splitlines()) == 9
 
 
 FULL = """
