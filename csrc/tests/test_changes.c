@@ -5,19 +5,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "changes.h"
 #include "writer_state.h"
-
-static unsigned checks;
-
-#define CHECK(condition)                                                                                     \
-    do {                                                                                                     \
-        checks++;                                                                                            \
-        if (!(condition)) {                                                                                  \
-            (void)fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__, #condition, cyx_detail()); \
-            exit(1);                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 static char root[] = "/tmp/cyx-test-XXXXXX";
 static char state[64], run[64];
@@ -127,6 +117,6 @@ int main(void)
     (void)snprintf(command, sizeof command, "rm -r %s", root);
     if (system(command) != 0)
         return 1;
-    (void)printf("%u checks\n", checks);
+    (void)printf("%lu checks\n", checks);
     return 0;
 }

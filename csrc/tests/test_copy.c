@@ -6,18 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "writer_state.h"
-
-static unsigned checks;
-
-#define CHECK(condition)                                                                                     \
-    do {                                                                                                     \
-        checks++;                                                                                            \
-        if (!(condition)) {                                                                                  \
-            (void)fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__, #condition, cyx_detail()); \
-            exit(1);                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 static char root[] = "/tmp/cyx-test-XXXXXX";
 static char state[64], run[64], other[64];
@@ -124,6 +114,6 @@ int main(void)
     char command[128];
     (void)snprintf(command, sizeof command, "rm -r %s", root);
     CHECK(system(command) == 0);
-    (void)printf("%u checks\n", checks);
+    (void)printf("%lu checks\n", checks);
     return 0;
 }

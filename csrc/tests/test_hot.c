@@ -8,19 +8,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "hot.h"
 #include "writer_state.h"
-
-static unsigned long checks;
-
-#define CHECK(condition)                                                                   \
-    do {                                                                                   \
-        (void)__atomic_add_fetch(&checks, 1, __ATOMIC_RELAXED);                            \
-        if (!(condition)) {                                                                \
-            (void)fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__, #condition, cyx_detail()); \
-            exit(1);                                                                       \
-        }                                                                                  \
-    } while (0)
 
 #define NAMES 3000u
 static char root[] = "/tmp/cyx-hot-XXXXXX";

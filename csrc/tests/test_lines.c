@@ -5,18 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
 #include "lines.h"
-
-static unsigned long checks;
-
-#define CHECK(condition)                                                                   \
-    do {                                                                                   \
-        checks++;                                                                          \
-        if (!(condition)) {                                                                \
-            (void)fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);  \
-            exit(1);                                                                       \
-        }                                                                                  \
-    } while (0)
 
 static uint64_t state = 88172645463325252u;
 static uint64_t draw(void)

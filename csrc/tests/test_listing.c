@@ -4,21 +4,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "internal.h"
 #include "writer.h"
 
 #define COUNT 300u
-
-static unsigned checks;
-
-#define CHECK(condition)                                                                                     \
-    do {                                                                                                     \
-        checks++;                                                                                            \
-        if (!(condition)) {                                                                                  \
-            (void)fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__, #condition, cyx_detail()); \
-            exit(1);                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 static char root[] = "/tmp/cyx-test-XXXXXX";
 
@@ -92,6 +82,6 @@ int main(void)
     char command[128];
     (void)snprintf(command, sizeof command, "rm -rf %s", root);
     CHECK(system(command) == 0);
-    (void)printf("%u checks\n", checks);
+    (void)printf("%lu checks\n", checks);
     return 0;
 }
