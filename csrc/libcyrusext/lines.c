@@ -2,7 +2,7 @@
 #include "lines.h"
 
 #define FINGERPRINT_MASK (~(uint64_t)CYX_ROUTE_ASK)
-#define STUCK 255u /* a count that was once so high is not known any more */
+#define STUCK 255u /* a count that is not lowered any more */
 #define PROBES 8u /* the home and seven others */
 
 /* Where the others are, from the home on: the next one is often in the same fetch, the rest spreads. */
@@ -120,16 +120,12 @@ static bool lives_behind(const place *p, unsigned from)
     return false;
 }
 
-/* Would a slot with this place's fingerprint in its line `probe` stand before a live key of any home that looks there? */
-static bool stands_before_another(const place *p, unsigned probe)
+/* Keys of this home stand behind a slot in its line `probe` from now on: that line is looked into for ever. */
+static void keep_looking(const place *p, unsigned probe)
 {
-    place other = *p;
-    for (unsigned i = 0; i < PROBES; i++) {
-        other.home = (p->home + offsets[probe] - offsets[i]) & (CYX_PAGE_LINES - 1);
-        if ((i == 0 || head_count(line_at(&other, 0)->head, i)) && lives_behind(&other, i))
-            return true;
-    }
-    return false;
+    cyx_line *home = line_at(p, 0);
+    if (probe)
+        store_word(&home->head, home->head | (uint64_t)STUCK << (8 * probe));
 }
 
 static void ask(cyx_lines_writer *writer, uint64_t *slot)
@@ -140,16 +136,40 @@ static void ask(cyx_lines_writer *writer, uint64_t *slot)
     writer->alike++;
 }
 
+/* Would a slot with this place's fingerprint in its line `probe` stand before a live key of any home that looks there? */
+static bool stands_before_another(const place *p, unsigned probe)
+{
+    place other = *p;
+    bool stands = false;
+    for (unsigned i = 0; i < PROBES; i++) {
+        other.home = (p->home + offsets[probe] - offsets[i]) & (CYX_PAGE_LINES - 1);
+        if ((i == 0 || head_count(line_at(&other, 0)->head, i)) && lives_behind(&other, i)) {
+            keep_looking(&other, i);
+            stands = true;
+        }
+    }
+    return stands;
+}
+
+static bool is_homeless(const cyx_lines_writer *writer, uint64_t fingerprint)
+{
+    for (uint32_t i = 0; i < writer->homeless_count; i++)
+        if (place_of(&writer->lines, writer->homeless[i]).fingerprint == fingerprint)
+            return true;
+    return false;
+}
+
 /* From now on the keys of this home look into its line `probe` before those behind it. */
 static void announce(cyx_lines_writer *writer, const place *p, unsigned probe)
 {
     cyx_line *home = line_at(p, 0), *line = line_at(p, probe);
-    if (!head_count(home->head, probe)) {
-        for (unsigned i = 0; i < CYX_LINE_SLOTS; i++) {
-            place resident = *p;
-            resident.fingerprint = line->slots[i] & FINGERPRINT_MASK;
-            if (resident.fingerprint && lives_behind(&resident, probe))
-                ask(writer, &line->slots[i]);
+    bool first = !head_count(home->head, probe);
+    for (unsigned i = 0; first && i < CYX_LINE_SLOTS; i++) {
+        place resident = *p;
+        resident.fingerprint = line->slots[i] & FINGERPRINT_MASK;
+        if (resident.fingerprint && (lives_behind(&resident, probe) || is_homeless(writer, resident.fingerprint))) {
+            ask(writer, &line->slots[i]);
+            keep_looking(p, probe);
         }
     }
     if (head_count(home->head, probe) < STUCK)
@@ -172,14 +192,6 @@ static void set_homeless(cyx_lines_writer *writer, const place *p)
     }
     cyx_line *home = line_at(p, 0);
     store_word(&home->head, (home->head & ~(uint64_t)255) | (count != 0));
-}
-
-static bool is_homeless_alike(const cyx_lines_writer *writer, const place *p)
-{
-    for (uint32_t i = 0; i < writer->homeless_count; i++)
-        if (place_of(&writer->lines, writer->homeless[i]).fingerprint == p->fingerprint)
-            return true;
-    return false;
 }
 
 bool cyx_lines_insert(cyx_lines_writer *writer, uint64_t hash, uint32_t route)
@@ -205,7 +217,7 @@ bool cyx_lines_insert(cyx_lines_writer *writer, uint64_t hash, uint32_t route)
     }
     /* a line that was not looked into yet may hold the same fingerprint of another home */
     uint64_t *other = match(line_at(&p, probe), p.fingerprint);
-    bool alike = other || stands_before_another(&p, probe) || is_homeless_alike(writer, &p);
+    bool alike = other || stands_before_another(&p, probe) || is_homeless(writer, p.fingerprint);
     if (probe)
         announce(writer, &p, probe);
     if (other) {
@@ -227,24 +239,28 @@ void cyx_lines_update(cyx_lines_writer *writer, uint64_t hash, uint32_t route)
         store_word(slot, p.fingerprint | route);
 }
 
+static bool was_homeless(cyx_lines_writer *writer, const place *p, uint64_t hash)
+{
+    for (uint32_t i = 0; i < writer->homeless_count; i++) {
+        if (writer->homeless[i] == hash) {
+            writer->homeless[i] = writer->homeless[--writer->homeless_count];
+            set_homeless(writer, p);
+            return true;
+        }
+    }
+    return false;
+}
+
 void cyx_lines_delete(cyx_lines_writer *writer, uint64_t hash)
 {
     place p = place_of(&writer->lines, hash);
     unsigned probe;
-    uint64_t *slot = search(&p, &probe);
-    if (slot && (*slot & CYX_ROUTE_ASK) == CYX_ROUTE_ASK)
-        return; /* others may stand behind it */
-    if (slot) {
-        store_word(slot, 0);
-        writer->placed--;
-        unannounce(&p, probe);
+    if (was_homeless(writer, &p, hash))
         return;
-    }
-    for (uint32_t i = 0; i < writer->homeless_count; i++) {
-        if (writer->homeless[i] == hash) {
-            writer->homeless[i] = writer->homeless[--writer->homeless_count];
-            set_homeless(writer, &p);
-            return;
-        }
-    }
+    uint64_t *slot = search(&p, &probe);
+    if (!slot || (*slot & CYX_ROUTE_ASK) == CYX_ROUTE_ASK)
+        return; /* others may stand behind it */
+    store_word(slot, 0);
+    writer->placed--;
+    unannounce(&p, probe);
 }

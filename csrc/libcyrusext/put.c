@@ -202,7 +202,7 @@ static int put(cyx_writer *writer, const cyx_put_record *record, uint64_t *seq_r
         CYX_FAILPOINT("put-logged");
         writer->seq = new.seq;
     } else {
-        writer->unlogged++;
+        writer->unlogged_now++;
     }
     if (writer->hot && (rc = cyx_hot_note(&writer->hot_changes, &key, was_there, &new)))
         return rc;

@@ -18,6 +18,7 @@ static void close_txn(cyx_writer *writer)
 {
     writer->txn = NULL;
     writer->hot_changes.count = writer->hot_changes.used = 0;
+    writer->unlogged_now = 0;
     writer->mailboxes = writer->by_server = writer->tombstones = writer->changes = NULL;
     (void)pthread_mutex_unlock(&writer->lock);
 }
@@ -264,8 +265,11 @@ int cyx_writer_commit(cyx_writer *writer)
         memset(writer->touched, 0, writer->per_server_size * sizeof *writer->touched);
         __atomic_store_n(&writer->committed_seq, writer->seq, __ATOMIC_RELEASE);
     }
-    if (code == CYX_OK)
+    if (code == CYX_OK) {
+        /* after the commit: whoever saw the old count and then an older snapshot sees the new one before it ends */
+        __atomic_store_n(&writer->unlogged, writer->unlogged + writer->unlogged_now, __ATOMIC_RELEASE);
         cyx_writer_apply_hot(writer);
+    }
     close_txn(writer);
     return code;
 }

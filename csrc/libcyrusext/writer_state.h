@@ -31,7 +31,8 @@ struct cyx_writer {
     char *run_dir;
     cyx_hot_writer *hot;         /* the hot table in use; NULL while there is none */
     cyx_hot_changes hot_changes; /* of this transaction */
-    uint64_t unlogged;           /* puts so far that the change log does not have */
+    uint64_t unlogged;           /* committed puts so far that the change log does not have */
+    uint64_t unlogged_now;       /* of this transaction */
     bool hot_cancelled;          /* no more of them */
     bool hot_wanted;             /* the next hot table should be built */
 };
