@@ -32,8 +32,12 @@ class Lmtp:
     def __init__(self, address: str, port: int, *, timeout_s: float = 60.0, hello: str = "LHLO") -> None:
         self._socket = socket.create_connection((address, port), timeout=timeout_s)
         self._file = self._socket.makefile("rb")
-        self.greeting = self.reply()
-        self.capabilities = self.command(f"{hello} client.lab")
+        try:
+            self.greeting = self.reply()
+            self.capabilities = self.command(f"{hello} client.lab")
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
