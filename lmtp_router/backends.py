@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, cast
 
 from cyrusext.errors import RemoteProtocolError
@@ -21,6 +21,7 @@ from lmtp_router.protocol.connection import ClientConnection
 from lmtp_router.protocol.state import ClientState
 from lmtp_router.protocol.types import Answered, HandshakeFailed, Mail, NeedData, Ready, reply
 from lmtp_router.recipient import Recipient
+from lmtp_router.tally import PoolState
 
 MAX_LINKS = 200
 """Connections per backend and worker."""
@@ -231,6 +232,14 @@ class BackendPool:
         self._connecting = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self.made = 0
+        """Connections that came to be, since the start."""
+        self.failures = 0
+        """Those that did not."""
+
+    def state(self) -> PoolState:
+        """What the pool holds now."""
+        return PoolState(len(self.links), len(self._idle), self._connecting, len(self._waiting), self._breaker.state)
 
     @property
     def idle(self) -> int:
@@ -283,12 +292,14 @@ class BackendPool:
     def connected(self, link: BackendLink) -> None:
         """A new connection is ready."""
         self._connecting -= 1
+        self.made += 1
         self._breaker.succeeded()
         self._serve(link, reused=False)
 
     def failed(self, reason: str) -> None:
         """A connection did not come to be: one delivery less that waits for one."""
         self._connecting -= 1
+        self.failures += 1
         self._breaker.failed(self.now())
         log.warning("lmtp.backend_unavailable", backend=self.name, reason=reason, breaker_open=not self._breaker.closed)
         if self._waiting:
@@ -348,6 +359,9 @@ class BackendPools:
         if pool is None:
             pool = self._pools[host, port] = BackendPool(host, port, self._settings, self._loop)
         return pool
+
+    def __iter__(self) -> Iterator[BackendPool]:
+        return iter(self._pools.values())
 
     def acquire(self, delivery: LinkUser, *, fresh: bool) -> None:
         self.pool(delivery.route.host, delivery.route.port).acquire(delivery, fresh=fresh)

@@ -27,6 +27,13 @@ class Breaker:
         """True while attempts are free."""
         return self._failures < THRESHOLD
 
+    @property
+    def state(self) -> str:
+        """closed, open, or half-open while the one attempt is under way."""
+        if self.closed:
+            return "closed"
+        return "half-open" if self._probing else "open"
+
     def allow(self, now: float) -> bool:
         """True if an attempt may be made now; the caller then makes it, and tells its outcome."""
         if self.closed:

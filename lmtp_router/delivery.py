@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from lmtp_router.interfaces import Deadlines, Dispatch, Link, Owner, Phase
 from lmtp_router.protocol.types import Mail, Reply, Sent, reply
-from lmtp_router.recipient import Recipient
+from lmtp_router.recipient import Recipient, Times
 from lmtp_router.routing import Route
 
 LOST = reply(451, "4.4.2 Connection to the backend was lost, try again later")
@@ -42,6 +42,7 @@ class Delivery:
         "deadline",
         "phase",
         "route",
+        "times",
     )
 
     def __init__(
@@ -56,6 +57,7 @@ class Delivery:
         self.route = route
         self.phase = Phase.WAITING
         self.deadline = math.inf
+        self.times = Times()
         self._mail = mail
         self._owner = owner
         self._dispatch = dispatch
@@ -88,13 +90,15 @@ class Delivery:
     def start(self) -> None:
         """Ask for a link."""
         timeouts = self._deadlines
-        self.deadline = self._clock() + timeouts.connect + timeouts.greeting + timeouts.envelope
+        self.times.asked = self._clock()
+        self.deadline = self.times.asked + timeouts.connect + timeouts.greeting + timeouts.envelope
         self._dispatch.acquire(self, fresh=self._replayed)
 
     def add(self, recipient: Recipient) -> None:
         """Take a recipient; only while `takes_recipients`."""
         recipient.server = self.route.server
         recipient.delivery = self
+        recipient.times = self.times
         self._recipients.append(recipient)
         if self.phase is Phase.ENVELOPE:
             self._send_rcpt(recipient)
@@ -110,6 +114,7 @@ class Delivery:
         """A link is there: send what has gathered."""
         self._link = link
         self.phase = Phase.ENVELOPE
+        self.times.linked = self._clock()
         self._accepted = []
         self._awaited = 0
         if self._mail.body == b"8BITMIME" and b"8BITMIME" not in link.extensions:
@@ -198,6 +203,7 @@ class Delivery:
     def _open_gate(self) -> None:
         self.phase = Phase.BODY
         self.deadline = math.inf
+        self.times.opened = self._clock()
         body = self._owner.body
         assert self._link is not None
         for chunk in body.chunks():
@@ -215,7 +221,8 @@ class Delivery:
         """The message is whole: end it, if the gate is open."""
         if self.phase is Phase.BODY and self._link is not None:
             self.phase = Phase.FINAL
-            self.deadline = self._clock() + self._deadlines.final
+            self.times.ended = self._clock()
+            self.deadline = self.times.ended + self._deadlines.final
             self._link.end(self._accepted)
 
     def paused(self) -> None:

@@ -16,10 +16,8 @@ from collections.abc import Sequence
 
 from cyrusext.runtime import logging
 from lmtp_router.backends import BackendPools, LinkSettings
-from lmtp_router.protocol.types import (
-    Mail,
-    reply,
-)
+from lmtp_router.journal import Journal
+from lmtp_router.protocol.types import Mail, reply
 from lmtp_router.results import Replies
 from lmtp_router.routing import Routing
 from lmtp_router.session import Session
@@ -45,6 +43,7 @@ class Frontend:
         self.orphans: set[Transaction] = set()
         self.draining = False
         self.greeting = reply(220, f"{settings.hostname} LMTP cyrusext ready").raw
+        self.journal = Journal(settings.disclosure)
         self._routing = routing
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []
@@ -63,6 +62,7 @@ class Frontend:
         if len(self.sessions) >= MAX_SESSIONS:
             return False
         self.sessions.add(session)
+        self.journal.tally.sessions += 1
         return True
 
     def forget(self, session: Session, transaction: Transaction | None) -> None:

@@ -5,14 +5,43 @@ Rule: a recipient is answered once and, when accepted, settled once; nobody else
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lmtp_router.protocol.types import Rcpt, Reply
 from lmtp_router.results import Slot
+
+
+class Times:
+    """When a delivery came how far, on the clock of the loop; 0 where it did not come so far."""
+
+    __slots__ = ("asked", "ended", "linked", "opened")
+
+    def __init__(self) -> None:
+        self.asked = 0.0
+        """A connection was asked for."""
+        self.linked = 0.0
+        """It was there."""
+        self.opened = 0.0
+        """The backend said 354."""
+        self.ended = 0.0
+        """It was given the end of the message."""
+
+    def phases(self, at: float) -> Iterator[tuple[str, float]]:
+        """Yield name and seconds of each phase that is over; `at` is when the backend gave its last word, or 0."""
+        if self.linked:
+            yield "connect_ms", self.linked - self.asked
+        if self.opened:
+            yield "envelope_ms", self.opened - self.linked
+        if self.ended:
+            yield "data_ms", self.ended - self.opened
+            if at:
+                yield "final_ms", at - self.ended
 
 
 class Recipient:
     """One RCPT: ``answer`` is the reply to it, ``final`` the reply after the message; each comes once."""
 
-    __slots__ = ("answer", "delivery", "final", "rcpt", "rerouted", "server", "slot", "started")
+    __slots__ = ("answer", "delivery", "final", "rcpt", "rerouted", "server", "slot", "started", "times")
 
     def __init__(self, rcpt: Rcpt, slot: Slot, started: float) -> None:
         self.rcpt = rcpt
@@ -24,6 +53,8 @@ class Recipient:
         self.answer: Reply | None = None
         self.final: Reply | None = None
         self.rerouted = False
+        self.times: Times | None = None
+        """Of the delivery that it went with."""
 
     @property
     def accepted(self) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 from typing import Protocol, cast
 
 from cyrusext.runtime import logging
+from lmtp_router.journal import Done, Journal
 from lmtp_router.protocol.connection import ServerConnection
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import (
@@ -68,6 +69,9 @@ class Host(Protocol):
     def draining(self) -> bool: ...
 
     @property
+    def journal(self) -> Journal: ...
+
+    @property
     def greeting(self) -> bytes: ...
 
     def admit(self, session: Session) -> bool:
@@ -106,6 +110,7 @@ class Session(asyncio.Protocol):
         self._unread = False
         self._heard = 0.0
         self._mail_from = b""
+        self._done: list[Done] = []
 
     # What the transport tells.
 
@@ -116,6 +121,7 @@ class Session(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         known = self._settings.admits(peer)
         if not known or not self._frontend.admit(self):
+            self._frontend.journal.refused("crowded" if known else "not trusted")
             log.warning("lmtp.refused", session=self._id, peer=peer, reason="crowded" if known else "not trusted")
             self._transport.write((CROWDED if known else STRANGER).raw)
             self._transport.close()
@@ -143,6 +149,7 @@ class Session(asyncio.Protocol):
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             transaction.cancel()
+        self._note()
         self._frontend.forget(self, transaction)
 
     # What the transaction tells.
@@ -153,6 +160,7 @@ class Session(asyncio.Protocol):
             self._replies.add(GO_AHEAD.raw)
             return
         self._transaction = None
+        self._note()
         self._replies.add(NOBODY.raw)
         if self._connection.buffered:
             # Pipelined text of a refused message must never be read as commands.
@@ -164,17 +172,16 @@ class Session(asyncio.Protocol):
         """Taken up by the `flush` that follows."""
 
     def recipient_done(self, recipient: Recipient, final: Reply, size: int) -> None:
-        took_ms = (self._frontend.now() - recipient.started) * 1000
-        disclosure = self._settings.disclosure
-        log.info(
-            "lmtp.recipient",
-            session=self._id,
-            **disclosure.fields(self._mail_from, recipient.rcpt.path),
-            backend=recipient.server,
-            size=size,
-            reply=disclosure.reply(final),
-            took_ms=round(took_ms, 1),
-        )
+        self._done.append(Done(recipient, final, size, self._frontend.now()))
+        if self._transport is None:
+            # The client is gone: nothing else ends this transaction.
+            self._note()
+
+    def _note(self) -> None:
+        """Tell the journal of the transaction that is over."""
+        if self._done:
+            done, self._done = self._done, []
+            self._frontend.journal.note(self._id, self._mail_from, done)
 
     def flush(self) -> None:
         self._advance()
@@ -225,6 +232,7 @@ class Session(asyncio.Protocol):
         transaction = self._transaction
         if transaction is not None and transaction.over:
             self._transaction = None
+            self._note()
             self._connection.replied()
         if self._frontend.draining and self._transaction is None:
             self._close(STOPPING)
@@ -280,6 +288,7 @@ class Session(asyncio.Protocol):
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             transaction.cancel()
+        self._note()
         if isinstance(command, Lhlo):
             self._replies.add(self._connection.extensions(self._settings.hostname).raw)
         elif isinstance(command, Rset):
@@ -345,5 +354,6 @@ class Session(asyncio.Protocol):
         if self._transaction is not None:
             self._transaction.cancel()
             self._transaction = None
+            self._note()
         self._close(SILENT)
         self._advance()

@@ -1,0 +1,106 @@
+"""What became of each recipient, for the log and for the figures.
+
+Rule: it is told once for each transaction, when that is over, and writes the lines of all its recipients at once; until
+then counting costs the mail nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cyrusext.runtime import logging
+from lmtp_router.privacy import Disclosure
+from lmtp_router.protocol.types import Reply
+from lmtp_router.recipient import Recipient, Times
+from lmtp_router.tally import PHASE_BOUNDS_S, Counts, Tally
+
+_STATUS = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}(?= |\r)")
+_VERDICTS = {2: "delivered", 4: "deferred", 5: "rejected"}
+
+
+class Done(NamedTuple):
+    """The last word on one recipient: `size` octets of message (0 before it came), `at` on the clock of the loop."""
+
+    recipient: Recipient
+    final: Reply
+    size: int
+    at: float
+
+
+class Journal:
+    """Writes and counts what a worker's transactions come to."""
+
+    def __init__(self, disclosure: Disclosure, tally: Tally | None = None) -> None:
+        self.tally = tally or Tally()
+        self._disclosure = disclosure
+        self._log = logging.get()
+        phases = self.tally.phases
+        self._phases = (phases["connect"], phases["envelope"], phases["data"], phases["final"])
+
+    def note(self, session: str, mail_from: bytes, done: Sequence[Done]) -> None:
+        """Tell of a transaction that is over, or of recipients whose reply came after their client had gone."""
+        self._count(done)
+        if self._log.writes_info:
+            self._log.info_lines("lmtp.recipient", [self._fields(session, mail_from, one) for one in done])
+
+    def refused(self, reason: str) -> None:
+        """A client was not served."""
+        self.tally.refused[reason] = self.tally.refused.get(reason, 0) + 1
+
+    def _fields(self, session: str, mail_from: bytes, done: Done) -> dict[str, object]:
+        recipient, final, size, at = done
+        fields: dict[str, object] = {
+            "session": session,
+            **self._disclosure.fields(mail_from, recipient.rcpt.path),
+            "backend": recipient.server,
+            "size": size,
+            "reply": self._disclosure.reply(final),
+            "took_ms": round((at - recipient.started) * 1000, 1),
+        }
+        if (times := recipient.times) is not None:
+            for name, seconds in times.phases(at if size else 0.0):
+                fields[name] = round(seconds * 1000, 1)
+        return fields
+
+    def _count(self, done: Sequence[Done]) -> None:
+        tally = self.tally
+        tally.transactions += 1
+        seen: dict[int, tuple[Times, float]] = {}
+        took: set[str] = set()
+        largest = 0
+        for recipient, final, size, at in done:
+            verdict = _VERDICTS.get(final.code // 100, "deferred")
+            verdicts = tally.recipients.setdefault(recipient.server, {})
+            verdicts[verdict] = verdicts.get(verdict, 0) + 1
+            if verdict != "delivered":
+                tally.count_reject(reason_of(final))
+            elif recipient.server not in took:
+                took.add(recipient.server)
+                tally.delivered_bytes[recipient.server] = tally.delivered_bytes.get(recipient.server, 0) + size
+            largest = max(largest, size)
+            if recipient.times is not None:
+                seen[id(recipient.times)] = recipient.times, at
+        tally.received_bytes += largest
+        for times, at in seen.values():
+            connect, envelope, data, last = self._phases
+            if times.linked:
+                _observe(connect, times.linked - times.asked)
+            if times.opened:
+                _observe(envelope, times.opened - times.linked)
+            if times.ended:
+                _observe(data, times.ended - times.opened)
+                _observe(last, at - times.ended)
+
+
+def _observe(counts: Counts, seconds: float) -> None:
+    counts.counts[bisect_left(PHASE_BOUNDS_S, seconds)] += 1
+    counts.total += seconds
+
+
+def reason_of(final: Reply) -> str:
+    """Return the code and, where it has one, the enhanced status code of a reply: words may hold an address."""
+    status = _STATUS.match(final.raw, 4)
+    return f"{final.code} {status[0].decode()}" if status else str(final.code)
