@@ -1,16 +1,17 @@
 /* Failure, time, memory and the histogram. */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <time.h>
 
-#include "mupload.h"
+#include "support.h"
 
 void fail(int code, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    fputs("mupload: ", stderr);
+    fprintf(stderr, "%s: ", program_invocation_short_name);
     vfprintf(stderr, format, arguments);
     fputc('\n', stderr);
     va_end(arguments);

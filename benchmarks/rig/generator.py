@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -52,14 +53,18 @@ class Report(NamedTuple):
         return Latency(**self.values[name])
 
 
+def compile_program(program: Path, sources: Sequence[Path]) -> Path:
+    """Compile `program` when something in a directory of its sources is newer than it."""
+    newest = max(path.stat().st_mtime for source in sources for path in source.parent.iterdir())
+    if not program.exists() or program.stat().st_mtime < newest:
+        program.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cc", *FLAGS, "-o", program, *sources], check=True, timeout=300)
+    return program
+
+
 def build() -> Path:
     """Compile the generator when a source is newer than it."""
-    sources = sorted(SOURCES.glob("*.c"))
-    newest = max(path.stat().st_mtime for path in SOURCES.iterdir())
-    if not PROGRAM.exists() or PROGRAM.stat().st_mtime < newest:
-        PROGRAM.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["cc", *FLAGS, "-o", PROGRAM, *sources], check=True, timeout=300)
-    return PROGRAM
+    return compile_program(PROGRAM, sorted(SOURCES.glob("*.c")))
 
 
 def _command(mode: str, address: str, options: dict[str, Value]) -> list[str]:

@@ -56,6 +56,7 @@ LAYERS = {
         "libsasl2-modules-gssapi-mit",
         "cyrus-murder",
     ),
+    "dovecot": ("dovecot-core", "dovecot-lmtpd"),
 }
 """Packages of each layer.  Cyrus, Dovecot and Perdition provide and conflict with ``imap-server``: a layer each."""
 
