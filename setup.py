@@ -18,7 +18,9 @@ from setuptools import Extension, setup
 DEBUG = os.environ.get("CYREXT_DEBUG") == "1"
 
 LIBCYREXT = [
+    "csrc/libcyrusext/change.c",
     "csrc/libcyrusext/changes.c",
+    "csrc/libcyrusext/check_store.c",
     "csrc/libcyrusext/chunk.c",
     "csrc/libcyrusext/copy.c",
     "csrc/libcyrusext/crc.c",
@@ -36,15 +38,25 @@ LIBCYREXT = [
     "csrc/libcyrusext/lookup.c",
     "csrc/libcyrusext/meta.c",
     "csrc/libcyrusext/namehash.c",
+    "csrc/libcyrusext/pages.c",
+    "csrc/libcyrusext/pinned.c",
     "csrc/libcyrusext/put.c",
     "csrc/libcyrusext/reader.c",
     "csrc/libcyrusext/record.c",
     "csrc/libcyrusext/rekey.c",
+    "csrc/libcyrusext/salvage.c",
     "csrc/libcyrusext/scan.c",
     "csrc/libcyrusext/stat.c",
+    "csrc/libcyrusext/structure.c",
     "csrc/libcyrusext/upgrade.c",
     "csrc/libcyrusext/verify.c",
     "csrc/libcyrusext/writer.c",
+]
+
+# What looks at the bytes of a store's file and opens no environment: it may be linked beside the library.
+STRUCTURE = [
+    f"csrc/libcyrusext/{name}.c"
+    for name in ("change", "check_store", "crc", "error", "key", "pages", "record", "salvage", "structure")
 ]
 
 HEADERS = [str(header) for directory in ("include", "libcyrusext") for header in Path("csrc", directory).glob("*.h")]
@@ -82,6 +94,14 @@ def extensions() -> list[Extension]:
             Extension(
                 "cyrusext.index._cyx",
                 ["cyrusext/index/_cyx.pyx", *LIBCYREXT],
+                include_dirs=["csrc/include", "csrc/libcyrusext"],
+                depends=HEADERS,
+                libraries=["lmdb"],
+                extra_compile_args=CFLAGS,
+            ),
+            Extension(
+                "cyrusext.index._structure",
+                ["cyrusext/index/_structure.pyx", *STRUCTURE],
                 include_dirs=["csrc/include", "csrc/libcyrusext"],
                 depends=HEADERS,
                 libraries=["lmdb"],

@@ -70,8 +70,7 @@ typedef struct meta_page {
 
 static bool usable_page_size(size_t size) { return size >= 512 && size <= 65536 && (size & (size - 1)) == 0; }
 
-/* Check geometry before LMDB trusts it.  An empty file is a store yet to be made. */
-static int check_file(const char *path, bool *empty_r)
+int cyx_check_file(const char *path, bool *empty_r)
 {
     meta_page meta[2];
     struct stat st;
@@ -215,7 +214,7 @@ static int open_new(const paths *p, const cyx_env_create *create, cyx_env *env)
     struct stat st;
     MDB_envinfo info;
     bool empty = true;
-    int code = check_file(p->data, &empty);
+    int code = cyx_check_file(p->data, &empty);
     if (create && code == CYX_EUNAVAIL && errno == ENOENT)
         code = CYX_OK;
     else if (!create && code == CYX_OK && empty)

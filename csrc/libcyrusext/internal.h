@@ -4,7 +4,7 @@
  *   mailboxes   key (key.c)                       -> record (record.c)
  *   by_server   server id, 2 bytes big-endian, key -> nothing; live records only
  *   tombstones  changed_at, 8 bytes big-endian, key -> nothing; DELETED records only
- *   changes     seq, 8 bytes big-endian           -> an entry (changes.c); the last CYX_CHANGES_KEPT changes, with gaps
+ *   changes     seq, 8 bytes big-endian           -> an entry (change.c); the last CYX_CHANGES_KEPT changes, with gaps
  *                                                  only where the store follows another one, or did
  *   meta        text or tag byte with id          -> CRC32C over key and value, value
  * Format 1 had no `store_id` from the start (the store's own name, 16 hexadecimal digits) and knew nothing of `refill`
@@ -113,6 +113,8 @@ typedef struct cyx_env_create {
     const char *reader_group;
 } cyx_env_create;
 
+/* Check a file's geometry before LMDB trusts it.  An empty file is a store yet to be made. */
+CYX_MUST_CHECK int cyx_check_file(const char *path, bool *empty_r);
 /* `create` NULL opens for reading what is there. */
 CYX_MUST_CHECK int cyx_env_open(const char *state_dir, const cyx_env_create *create, cyx_env **env_r);
 cyx_env *cyx_env_retain(cyx_env *env);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "structure.h"
 #include "writer.h"
 
 static int usage(void)
@@ -144,6 +145,17 @@ static void show_finding(void *context, const char *text)
     (void)puts(text);
 }
 
+/* The pages first: LMDB, through which everything else is read, can die of what is wrong with them. */
+static int verify_pages(const char *state_dir)
+{
+    uint64_t findings = 0;
+    int rc = cyx_check_live_store(state_dir, show_finding, NULL, &findings);
+    if (findings)
+        (void)puts("the store is damaged and must not be opened: start the node, which builds it anew from what can be read,"
+                   " or restore a backup");
+    return rc < 0 ? complain(rc) : findings ? 1 : 0;
+}
+
 static int verify(cyx_reader *reader)
 {
     uint64_t findings = 0, of_table = 0;
@@ -164,10 +176,12 @@ int main(int argc, char **argv)
                  ((strcmp(verb, "many") == 0 || strcmp(verb, "stat") == 0 || strcmp(verb, "verify") == 0) && arguments == 0);
     if (!known)
         return usage();
+    int status = *verb == 'v' ? verify_pages(argv[2]) : 0;
+    if (status)
+        return status;
     int rc = cyx_open(argv[2], &reader);
     if (rc < 0)
         return complain(rc);
-    int status;
     if (*verb == 'g') {
         status = get(reader, argv + 3, arguments);
     } else if (*verb == 'w') {

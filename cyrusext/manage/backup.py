@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cyrusext
-from cyrusext.errors import InputError, NodeUnavailable, StoreError, StoreFull
+from cyrusext.errors import InputError, NodeUnavailable, StoreCorrupt, StoreError, StoreFull
 from cyrusext.manage.control import ControlClient
 from cyrusext.mupdate.refill import KEY, MARKER
 from cyrusext.replica.copying import STORE_ID
 from cyrusext.store import Store, copy_to
+from cyrusext.store.structure import problems
 
 _PARTIAL = ".partial"
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -50,8 +51,11 @@ def create(state_dir: Path, target: Path) -> None:
 def restore(source: Path, state_dir: Path, run_dir: Path) -> Path | None:
     """Put the copy `source` in the place of the store; return where the store that was there is kept.
 
-    Raises InputError where a node runs or `source` is no copy, StoreFull and StoreError; then the store is as it was.
+    Raises InputError where a node runs or `source` is no copy, StoreCorrupt where it is damaged, StoreFull and
+    StoreError; then the store is as it was.
     """
+    if findings := problems(source):
+        raise StoreCorrupt(f"{source} is damaged: {findings[0]}")
     with cyrusext.open(source) as index:
         if not index.may_be_old:
             raise InputError(f"{source} is no backup: it does not say that its records may be out of date")

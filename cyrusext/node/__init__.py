@@ -26,7 +26,7 @@ from cyrusext.net.tls import ServerTls
 from cyrusext.node import refilling
 from cyrusext.node.control import NodeControl
 from cyrusext.node.listeners import Listeners
-from cyrusext.node.places import prepare_directories, settle_mode, state_lock
+from cyrusext.node.places import look_at_store, prepare_directories, settle_mode, state_lock
 from cyrusext.node.reload import Reload
 from cyrusext.node.role import take_role
 from cyrusext.node.settings import configured, metrics_addresses, open_logins, open_tls
@@ -84,6 +84,7 @@ def run(config: Config) -> int:
         privileges.drop(config.node.user, config.node.group, keep_group=config.node.reader_group)
         stack.enter_context(state_lock(config.node.state_dir))
         logins = open_logins(config)
+        look_at_store(config)
         store = stack.enter_context(
             Store.open(
                 config.node.state_dir,

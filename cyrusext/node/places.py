@@ -13,11 +13,15 @@ from pathlib import Path
 
 from cyrusext.directory.modes import Mode, compatible
 from cyrusext.errors import ConfigError, StoreError
+from cyrusext.replica.rebuild import ensure_sound
 from cyrusext.runtime import logging, privileges
 from cyrusext.runtime.config import Config
 from cyrusext.store import Store
 
 log = logging.get()
+
+SHOWN_FINDINGS = 3
+"""Of those that make a store a damaged one, how many are logged."""
 
 
 def prepare_directories(config: Config) -> None:
@@ -52,6 +56,25 @@ def state_lock(state_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def look_at_store(config: Config) -> None:
+    """Have a damaged store built anew before it is opened, and say so; to be called with `state_lock` held.
+
+    Raises StoreVersion, StoreFull and StoreError.
+    """
+    node = config.node
+    rebuilt = ensure_sound(node.state_dir, mode=config.mupdate.mode, follows=bool(node.follow))
+    if rebuilt is None:
+        return
+    log.error("store.damaged", findings="; ".join(rebuilt.findings[:SHOWN_FINDINGS]), kept=str(rebuilt.kept))
+    log.error(
+        "store.rebuilt",
+        records=rebuilt.records,
+        lost=rebuilt.lost,
+        action="let the backends push and end the refill, or restore a backup:"
+        " docs/operations/faults.md, 'A damaged store'",
+    )
 
 
 def settle_mode(store: Store, mode: Mode) -> None:

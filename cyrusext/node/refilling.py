@@ -15,6 +15,7 @@ from cyrusext.directory.base import Directory
 from cyrusext.directory.embedded import EmbeddedDirectory
 from cyrusext.errors import RefillIncomplete, StoreError
 from cyrusext.mupdate.refill import KEY, MARKER, Refill
+from cyrusext.replica.rebuild import REBUILT_FROM
 from cyrusext.replica.writer import GroupCommit
 from cyrusext.runtime import logging
 from cyrusext.store import Store
@@ -58,6 +59,8 @@ class Refilling:
 
     def __init__(self, store: Store, writer: GroupCommit, refill: Refill, directory: Directory) -> None:
         self._store, self._writer, self._refill, self._directory = store, writer, refill, directory
+        self.rebuilt_from = store.text(REBUILT_FROM)
+        """Where the damaged store is kept that this one was built of, "" when it was not or its refill has ended."""
         self._tell()
 
     async def answer(self, request: RefillRequest, known: Iterable[str]) -> None:
@@ -76,6 +79,7 @@ class Refilling:
             "active": self._refill.active,
             "pushed": sorted(self._refill.pushed),
             "missing": self._missing(()) if self._refill.active else [],
+            "rebuilt_from": self.rebuilt_from,
         }
 
     async def _begin(self) -> None:
@@ -91,6 +95,7 @@ class Refilling:
             raise RefillIncomplete(f"not pushed yet (ctl_mboxlist -m): {', '.join(missing)}")
         await self._writer.call_between(lambda: _keep(self._store, None))
         self._refill.end()
+        self.rebuilt_from = ""
         self._tell()
         log.warning("refill.ended", pushed=" ".join(sorted(self._refill.pushed)), missing=" ".join(missing))
 
@@ -105,3 +110,5 @@ class Refilling:
 def _keep(store: Store, upto: int | None) -> None:
     with store.begin() as transaction:
         transaction.set_text(KEY, "" if upto is None else str(upto))
+        if upto is None:
+            transaction.set_text(REBUILT_FROM, "")

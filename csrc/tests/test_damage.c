@@ -1,0 +1,135 @@
+/* test_damage - single changed bits of a store's file: found before LMDB sees them, and what can be read is read.
+ *
+ * In one process and in memory of just the file's size, so that a sanitizer sees each step behind it.  CYREXT_LONG=1
+ * tries 32768 bits instead of 2000.  What passes the check is given to LMDB, in a process of its own.
+ */
+#include <sys/wait.h>
+
+#include "damage.h"
+
+static sample s;
+static uint8_t *damaged;
+static unsigned long passed, refused, lost_all, opened;
+
+/* A salvaged record is exactly one that was there: the newest, or an older one of that name; where it is known which
+   pages are free, only that of the record that is damaged, which its page may still have. */
+static uint32_t check_salvaged(const cyx_salvage *salvage, bool exact)
+{
+    uint32_t right = 0, older = 0, at = 0;
+    char name[CYX_MAX_NAME + 1];
+    for (size_t i = 0; i < salvage->count; i++) {
+        cyx_packed record;
+        size_t len;
+        cyx_salvage_record(salvage, i, &record);
+        CHECK(cyx_name_from_key(salvage->items[i].key.mv_data, salvage->items[i].key.mv_size, (uint8_t *)name, &len) ==
+              CYX_OK);
+        name[len] = 0;
+        const char *digits = strstr(name, ".u");
+        at = digits ? (uint32_t)atoi(digits + 2) : DAMAGE_NAMES;
+        CHECK(at < DAMAGE_NAMES && strcmp(s.model[at].name, name) == 0 && record.seq <= s.model[at].seq);
+        const cyx_salvage_text *server = &salvage->servers.items[record.server];
+        if (record.seq < s.model[at].seq) {
+            older++;
+            continue;
+        }
+        CHECK(record.state == s.model[at].state && record.acl_len == s.model[at].acl_len &&
+              record.changed_at == 1700000000000000 + (int64_t)at &&
+              server->len == strlen(damage_servers[s.model[at].server]) &&
+              memcmp(server->text, damage_servers[s.model[at].server], server->len) == 0);
+        right++;
+    }
+    CHECK(older <= 1 || !exact);
+    return right;
+}
+
+static int check_damaged(cyx_structure *structure, cyx_salvage *salvage, const cyx_image *image)
+{
+    int rc = cyx_structure_check(image, 0, NULL, NULL, structure);
+    CHECK(rc == CYX_OK || rc == CYX_EVERSION);
+    CHECK(cyx_salvage_run(image, structure, salvage) == CYX_OK);
+    return rc;
+}
+
+/* What the check lets through, LMDB and everything above it has to read without a difference. */
+static void open_in_child(void)
+{
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        cyx_reader *reader;
+        int fd = open(s.data, O_RDWR | O_CLOEXEC), bad = 0;
+        if (fd < 0 || pwrite(fd, damaged, s.size, 0) != (ssize_t)s.size || close(fd) || cyx_open(s.state, &reader))
+            _exit(2);
+        for (uint32_t i = 0; i < DAMAGE_NAMES; i++) {
+            cyx_location at;
+            int rc = cyx_inspect(reader, s.model[i].name, strlen(s.model[i].name), &at);
+            bool live = s.model[i].state != CYX_DELETED;
+            bad |= rc != (live ? CYX_OK : CYX_ABSENT) || at.seq != s.model[i].seq ||
+                   (live && strcmp(at.server, damage_servers[s.model[i].server]) != 0);
+        }
+        cyx_close(&reader);
+        _exit(bad);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    opened++;
+}
+
+static void try_bit(uint64_t bit)
+{
+    const cyx_image image = cyx_image_of(damaged, s.size);
+    cyx_structure structure;
+    cyx_salvage salvage;
+    damaged[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    const cyx_image seen = cyx_image_of(damaged, s.size); /* the page size may be what is damaged */
+    int rc = check_damaged(&structure, &salvage, &seen);
+    bool exact = structure.spare_sound;
+    uint32_t right = check_salvaged(&salvage, exact);
+    if (rc == CYX_OK && structure.findings == 0) {
+        CHECK(right == DAMAGE_NAMES && seen.page_size == image.page_size);
+        passed++;
+        if (passed % 40 == 0)
+            open_in_child();
+    } else {
+        uint32_t lost = DAMAGE_NAMES - right;
+        if (lost > 1)
+            (void)fprintf(stderr, "bit %lu of page %lu: %u lost, %lu unknown\n", (unsigned long)(bit % (8 * image.page_size)),
+                          (unsigned long)(bit / 8 / image.page_size), lost, (unsigned long)salvage.unknown);
+        CHECK(lost <= 1); /* a bit belongs to one record at most */
+        lost_all += lost;
+        refused++;
+    }
+    cyx_salvage_free(&salvage);
+    cyx_structure_free(&structure);
+    damaged[bit / 8] ^= (uint8_t)(1u << bit % 8);
+}
+
+/* All of the file's heads in turn: where a bit is worst. */
+static void try_heads(uint64_t step)
+{
+    for (uint64_t page = 0; page < s.size / 4096; page++)
+        for (uint64_t bit = page % step; bit < 8 * 24; bit += step)
+            try_bit(page * 4096 * 8 + bit);
+    for (uint64_t page = 0; page < 2; page++)
+        for (uint64_t bit = 8 * 16; bit < 8 * 152; bit += 1 + step / 4)
+            try_bit(page * 4096 * 8 + bit);
+}
+
+int main(void)
+{
+    const char *longer = getenv("CYREXT_LONG");
+    bool all = longer && *longer && *longer != '0';
+    sample_make(&s);
+    CHECK((damaged = malloc(s.size)) != NULL);
+    memcpy(damaged, s.bytes, s.size);
+    try_heads(all ? 1 : 13);
+    for (unsigned long i = 0; i < (all ? 32768 : 2000); i++)
+        try_bit(damage_draw(8 * s.size));
+    CHECK(passed > 0 && refused > 0 && opened > 0);
+    free(damaged);
+    sample_remove(&s);
+    (void)printf("%lu bits in use found, %lu in no use, %lu of these opened; %lu records lost in all, %lu checks\n", refused,
+                 passed, opened, lost_all, checks);
+    return 0;
+}
