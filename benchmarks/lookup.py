@@ -1,90 +1,133 @@
-"""Where is this mailbox: our index against Cyrus' own database and the usual embedded ones, in C and in Python.
+"""Where is this mailbox: our index against Cyrus' own look-up and the usual embedded databases, in C and in Python.
 
     python benchmarks/lookup.py
+    python benchmarks/lookup.py --records 100000000 --directory /var/tmp
 
-Each engine is a program of its own (benchmarks/mlookup) with the same names; every answer is checked.  The databases
-lie on tmpfs and are warm.  `alone` is one look-up after the other with the clock read around each, its cost taken off;
-`loop` lets the processor overlap them.  Ratios are to Cyrus' twoskip in the same run.  At most 10
-minutes.  A hundred million names by hand, with 12 GiB of memory: build/bin/mlookup-cyx build DIR 100000000, and then
-measure.
+Each engine is a program of its own (benchmarks/mlookup) with the same names, and every answer is checked.  Without
+options: a million and ten million names, databases on tmpfs, warm; some 10 minutes and 8 GiB of memory.  `alone` is
+one look-up after the other with the clock read around each, its cost taken off; `loop` lets the processor overlap them.
+A change is timed from the call of commit to the first right answer in another process.  `bytes` is what a name takes in
+the database, for the hot table beside its store.
+
+With --records the section is one of its own, and beyond ten million only LMDB and py-lmdb stand beside ours (Cyrus'
+file would have 24 GB, tinycdb ends at 4).  A hundred million take some 40 GB below --directory, 3 GiB of memory for two
+generations of the table, as much page cache as there is, and half an hour, most of it to fill the two databases.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.rig.generator import FLAGS, LoadFailed
+from benchmarks.rig.engines import (
+    SOURCES,
+    Engine,
+    Figures,
+    Pages,
+    compile_chase,
+    compile_engine,
+    compile_node,
+    on_tmpfs,
+    printed_by,
+    run_here,
+    run_in_root,
+)
+from benchmarks.rig.generator import LoadFailed
+from benchmarks.rig.lookup_tables import (
+    FETCH,
+    FULL,
+    LARGE,
+    LMDB,
+    LOOKUP,
+    STORE,
+    TABLE,
+    Found,
+    c_table,
+    limits,
+    python_table,
+    target_table,
+)
 from benchmarks.rig.masters import PLACES, say
 from benchmarks.rig.results import PeerMissing
 from benchmarks.rig.script import Bench, run
-from tests.harness.sandbox import CHECKOUT, Sandbox
 
-LIMIT_S = 1500
-SOURCES = CHECKOUT / "benchmarks" / "mlookup"
-LIBRARY = CHECKOUT / "csrc"
-PEER = "twoskip"
+LIMIT_S = 1800
+LIMIT_S_PER_MILLION = 60
 CPU = 1
-
-
-class Engine(NamedTuple):
-    """One program, and what it is called in the table."""
-
-    label: str
-    program: str
-    libraries: tuple[str, ...] = ()
-    in_root: bool = False
-    environment: Mapping[str, str] = {}
-
-
+SEEN = 2_000
+"""Changes whose way to a reader is timed."""
 ENGINES = (
-    Engine("Cyrus' twoskip (3.6's own library)", PEER, (), in_root=True),
-    Engine("ours, hot table", "cyx", ("lmdb",)),
-    Engine("ours, store", "cyx", ("lmdb",), environment={"MLOOKUP_STORE": "1"}),
-    Engine("LMDB", "lmdb", ("lmdb",)),
-    Engine("tinycdb", "cdb", ("cdb",)),
-    Engine("GDBM, kept open", "gdbm", ("gdbm",)),
-    Engine("SQLite", "sqlite", ("sqlite3",)),
+    Engine(FETCH, "twoskip", place="cyrus", in_root=True, largest=FULL),
+    Engine(LOOKUP, "mboxlist", place="cyrus", in_root=True, largest=FULL),
+    Engine("tinycdb", "cdb", ("cdb",), largest=FULL),
+    Engine("GDBM, kept open", "gdbm", ("gdbm",), largest=FULL),
+    Engine("SQLite", "sqlite", ("sqlite3",), largest=FULL),
+    Engine(LMDB, "lmdb", ("lmdb",)),
+    Engine(TABLE, "cyx"),
+    Engine(LARGE, "cyx", pages="always"),
+    Engine(STORE, "cyx", environment={"MLOOKUP_STORE": "1"}),
 )
+KEPT = ("lmdb", "cyx")
+"""Whose databases Python reads, too."""
+Failures = list[str]
 
 
-def build(program: str, libraries: Sequence[str]) -> Path:
-    """Compile one engine's program; anew each time, it takes a second."""
-    target = CHECKOUT / "build" / "bin" / f"mlookup-{program}"
-    sources = [SOURCES / name for name in ("main.c", "keys.c", f"e_{program}.c")]
-    options = [*FLAGS, "-rdynamic"]  # a plugin's view of the program: Cyrus' libraries call back
-    if program == "cyx":
-        sources += sorted((LIBRARY / "libcyrusext").glob("*.c"))
-        options += [f"-I{LIBRARY}/include", f"-I{LIBRARY}/libcyrusext", "-pthread"]
-    command = ["cc", *options, "-o", str(target), *map(str, sources), *(f"-l{name}" for name in libraries)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode:
-        raise PeerMissing(f"{program} can not be built:\n{done.stderr[-2000:]}")
-    return target
+class Run:
+    """One number of names: every engine, the node's own work, Python, the limit; and what failed."""
 
+    def __init__(self, bench: Bench, base: Path, records: int) -> None:
+        self.bench, self.base, self.records = bench, base, records
+        self.lookups = bench.size(1_000_000, 1_000)
+        self.run_dir = base / "cyx" / "run"
+        self.run_dir.mkdir(parents=True)
 
-def call(bench: Bench, engine: Engine, program: Path, place: Path, *arguments: object) -> dict[str, float]:
-    """One run of an engine's program; what it printed."""
-    command = ["taskset", "-c", str(CPU), str(program), *map(str, arguments)]
-    if arguments[0] == "measure":
-        command = command[3:]  # two processes at once want two processors
-    if engine.in_root:
-        sandbox = Sandbox(place, bench.root)
-        return dict(json.loads(sandbox.run(*command, timeout_s=LIMIT_S).splitlines()[-1]))
-    environment = {**os.environ, **engine.environment}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=environment, check=False)
-    if done.returncode:
-        raise LoadFailed(f"{engine.label}: {done.stderr.strip()}")
-    return dict(json.loads(done.stdout))
+    def call(self, engine: Engine, *arguments: object) -> Figures:
+        place = self.base / engine.directory
+        program = compile_engine(engine.program, engine.libraries)
+        command = [program, arguments[0], place, *arguments[1:]]
+        if engine.in_root:
+            return run_in_root(self.bench.root, place, engine.label, *command)
+        if engine.is_ours:
+            command = [*on_tmpfs(self.run_dir, engine.pages), *command]
+        return run_here(engine.label, command, engine.environment)
+
+    def engine(self, engine: Engine) -> Figures:
+        place = self.base / engine.directory
+        figures: Figures = {}
+        if not any(path.is_file() for path in place.rglob("*")):
+            place.mkdir(exist_ok=True)
+            say(f"{engine.label}: filling it with {self.records:,} names")
+            figures |= self.call(engine, "build", self.records)
+        figures |= self.call(engine, "measure", self.records, self.lookups)
+        figures["bytes"] = bytes_of(place) / self.records
+        return figures
+
+    def node(self) -> Figures:
+        arguments = (self.base / "cyx", self.records, self.lookups, self.bench.size(SEEN, 20), self.bench.size(5, 0.1))
+        return run_here("the node's work", [*on_tmpfs(self.run_dir, "never"), compile_node(), *arguments])
+
+    def limit(self, pages: Pages, size: float) -> Figures:
+        command = [compile_chase(), self.run_dir / "chase", int(size), self.bench.size(3_000_000, 10_000)]
+        found = run_here("the limit", [*on_tmpfs(self.run_dir, pages), *command])
+        if found["large"] != {"never": 0, "always": 1}[pages]:
+            raise LoadFailed(f"of a tmpfs with huge={pages}, {found['large']:.0%} is mapped by large pages")
+        return found
+
+    def python(self) -> dict[str, Figures]:
+        """In a process of its own: a dict of ten million names wants its memory back."""
+        program, lookups = SOURCES / "in_python.py", min(self.lookups, 300_000)
+        options = ["dict"] if self.records <= FULL else []
+        command = ["taskset", "-c", CPU, sys.executable, program, self.base, self.records, lookups, *options]
+        return dict(json.loads(printed_by("Python", [*on_tmpfs(self.run_dir, "never"), *command])))
 
 
 def bytes_of(place: Path) -> int:
@@ -92,90 +135,79 @@ def bytes_of(place: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in place.rglob("*") if path.is_file() and path.name != "lock.mdb")
 
 
-def measure_engine(bench: Bench, engine: Engine, base: Path, records: int, lookups: int) -> dict[str, float]:
-    program = build(engine.program, engine.libraries)
-    place = base / engine.program
-    figures: dict[str, float] = {}
-    if not place.exists():
-        place.mkdir()
-        figures |= call(bench, engine, program, place, "build", place, records)
-    figures |= call(bench, engine, program, place, "measure", place, records, lookups)
-    table = place / "run" / "hot"
-    figures["bytes"] = (table.stat().st_size if engine.label.endswith("table") else bytes_of(place)) / records
-    say(f"{engine.label}: {figures}")
+def measure_engines(one: Run, failures: Failures) -> dict[str, Figures]:
+    """Those that fail are told of, and the others go on."""
+    figures: dict[str, Figures] = {}
+    engines = [engine for engine in ENGINES if one.records <= engine.largest]
+    for n, engine in enumerate(engines):
+        try:
+            figures[engine.label] = one.engine(engine)
+            say(f"{engine.label}: {figures[engine.label]}")
+        except (LoadFailed, PeerMissing, subprocess.SubprocessError) as error:
+            say(f"{engine.label} failed: {error}")
+            failures.append(f"{one.records:,} names, {engine.label}: {error}")
+        if engine.directory not in KEPT and all(later.directory != engine.directory for later in engines[n + 1 :]):
+            shutil.rmtree(one.base / engine.directory, ignore_errors=True)
     return figures
 
 
-def measure_python(base: Path, records: int, lookups: int) -> dict[str, dict[str, float]]:
-    """The Python rows, in a process of their own: a dict of ten million names wants its memory back."""
-    program = SOURCES / "in_python.py"
-    command = ["taskset", "-c", str(CPU), sys.executable, str(program), str(base), str(records), str(lookups)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=CHECKOUT)
-    if done.returncode:
-        raise LoadFailed(f"Python: {done.stderr.strip()}")
-    return dict(json.loads(done.stdout))
+def measure_one(one: Run, failures: Failures) -> list[str]:
+    engines = measure_engines(one, failures)
+    if failures:
+        return []
+    node = one.node()
+    say(f"the node's work: {node}")
+    size = node["bytes_per_key"] * one.records
+    small, large = one.limit("never", size), one.limit("always", size)
+    say(f"the limit: {small}, with large pages {large}")
+    for label in (TABLE, LARGE):
+        engines[label]["bytes"] = node["bytes_per_key"]
+    python = one.python()
+    say(f"Python: {python}")
+    found = Found(one.records, engines, python, node, small, large)
+    return [
+        *("", f"{one.records:,} mailboxes, targets:", "", *target_table(found)),
+        *("", f"{one.records:,} mailboxes, in C:", "", *c_table(found), ""),
+        *textwrap.wrap(limits(found), 120),
+        *("", f"{one.records:,} mailboxes, in Python:", "", *python_table(found)),
+    ]
 
 
-def limit(records: int, accesses: int) -> dict[str, float]:
-    target = CHECKOUT / "build" / "bin" / "mlookup-chase"
-    subprocess.run(["cc", *FLAGS, "-o", target, SOURCES / "chase.c"], check=True, timeout=60)
-    command = ["taskset", "-c", str(CPU), str(target), str(records), str(accesses)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    return dict(json.loads(done.stdout))
-
-
-def row(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def c_table(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
-    peer = figures[ENGINES[0].label]
-    heads = ("", "times as fast, alone", "alone p50, ns", "p99", "loop, ns", "absent, ns", "batch, ns", "two processes")
-    lines = [row(*heads, "bytes"), row(*["---"] * 9)]
-    for label, found in figures.items():
-        batch = f"{found['batch_ns']:,.0f}" if found["batch_ns"] else "–"
-        lines.append(
-            row(
-                label,
-                f"{peer['p50_ns'] / found['p50_ns']:,.1f}×",
-                *(f"{found[figure]:,.0f}" for figure in ("p50_ns", "p99_ns", "loop_ns", "absent_ns")),
-                batch,
-                f"{found['two_processes']:.2f}×",
-                f"{found['bytes']:,.1f}",
-            )
-        )
-    return lines
-
-
-def python_table(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
-    ours = figures["cyrusext.Index.lookup"]["ns"]
-    lines = [row("", "ours is faster by", "ns a look-up", "absent, ns"), row(*["---"] * 4)]
-    for label, found in figures.items():
-        absent = f"{found['absent_ns']:,.0f}" if "absent_ns" in found else "–"
-        lines.append(row(label, f"{found['ns'] / ours:.2f}×", f"{found['ns']:,.0f}", absent))
-    return lines
-
-
-def measure(bench: Bench) -> Sequence[str]:
+def measure(bench: Bench, records: Sequence[int], directory: Path) -> Sequence[str]:
     lines: list[str] = []
-    for records in bench.size([1_000_000, 10_000_000], [3_000]):
-        lookups = bench.size(1_000_000, 1_000)
-        base = Path(tempfile.mkdtemp(prefix="cyx-lookup-", dir=PLACES["tmpfs"]))
+    failures: Failures = []
+    for count in records:
+        base = Path(tempfile.mkdtemp(prefix="cyx-lookup-", dir=directory))
         try:
-            figures = {engine.label: measure_engine(bench, engine, base, records, lookups) for engine in ENGINES}
-            python = measure_python(base, records, min(lookups, 300_000))
-            chase = limit(records, bench.size(3_000_000, 10_000))
+            base.chmod(0o755)  # Cyrus' own user goes through it
+            lines += measure_one(Run(bench, base, count), failures)
+        except (LoadFailed, PeerMissing, subprocess.SubprocessError) as error:
+            say(f"failed: {error}")
+            failures.append(f"{count:,} names: {error}")
         finally:
             shutil.rmtree(base, ignore_errors=True)
-        lines += ["", f"{records:,} mailboxes, in C:", "", *c_table(figures), ""]
-        lines += [
-            f"The physical limit, one line of 64 bytes out of as many as the table has "
-            f"({chase['bytes'] / 1e6:,.0f} MB, 4 KiB pages): {chase['dependent_ns']:.0f} ns where each access waits "
-            f"for the last, {chase['independent_ns']:.0f} ns where not.",
-        ]
-        lines += ["", f"{records:,} mailboxes, in Python:", "", *python_table(python)]
+    if failures:
+        raise LoadFailed("; ".join(failures))
     return lines
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--records", type=int)
+    parser.add_argument("--directory", type=Path, default=PLACES["tmpfs"])
+    ours, rest = parser.parse_known_args(argv)
+    script, limit_s = Path(__file__).name, LIMIT_S
+    if ours.records:
+        script += f" --records {ours.records}"
+        limit_s += LIMIT_S_PER_MILLION * ours.records // 1_000_000
+
+    def measured(bench: Bench) -> Sequence[str]:
+        wanted = [ours.records] if ours.records else bench.size([1_000_000, 10_000_000], [3_000])
+        return measure(bench, wanted, ours.directory)
+
+    title = f"Look-ups, {ours.records:,} mailboxes" if ours.records else "Look-ups"
+    return run(script, title, limit_s, measured, rest, once=True)
 
 
 if __name__ == "__main__":
-    sys.exit(run(__file__, "Look-ups", LIMIT_S, measure, once=True))
+    sys.exit(main(sys.argv[1:]))

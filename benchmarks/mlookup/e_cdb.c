@@ -21,18 +21,21 @@ static int open_file(const char *dir, int flags)
     return fd;
 }
 
+static void put(void *make, uint64_t i)
+{
+    char name[NAME_MAX_LEN];
+    uint64_t place = key_server(i);
+    if (cdb_make_add(make, name, (unsigned)key_name(i, 0, name), &place, sizeof place))
+        die("cdb_make_add");
+}
+
 void engine_build(const char *dir, uint64_t count)
 {
     struct cdb_make make;
     int fd = open_file(dir, O_RDWR | O_CREAT | O_TRUNC);
     if (cdb_make_start(&make, fd))
         die("cdb_make_start");
-    for (uint64_t i = 0; i < count; i++) {
-        char name[NAME_MAX_LEN];
-        uint64_t place = key_server(i);
-        if (cdb_make_add(&make, name, (unsigned)key_name(i, 0, name), &place, sizeof place))
-            die("cdb_make_add");
-    }
+    key_each(count, put, &make);
     if (cdb_make_finish(&make) || close(fd))
         die("cdb_make_finish");
 }

@@ -19,16 +19,20 @@ static void open_file(const char *dir, int flags)
         die("%s can not be opened: %s", path, gdbm_strerror(gdbm_errno));
 }
 
+static void put(void *context, uint64_t i)
+{
+    char name[NAME_MAX_LEN];
+    uint64_t place = key_server(i);
+    datum key = {name, (int)key_name(i, 0, name)}, value = {(char *)&place, sizeof place};
+    (void)context;
+    if (gdbm_store(file, key, value, GDBM_INSERT))
+        die("gdbm_store: %s", gdbm_strerror(gdbm_errno));
+}
+
 void engine_build(const char *dir, uint64_t count)
 {
     open_file(dir, GDBM_NEWDB | GDBM_FAST);
-    for (uint64_t i = 0; i < count; i++) {
-        char name[NAME_MAX_LEN];
-        uint64_t place = key_server(i);
-        datum key = {name, (int)key_name(i, 0, name)}, value = {(char *)&place, sizeof place};
-        if (gdbm_store(file, key, value, GDBM_INSERT))
-            die("gdbm_store: %s", gdbm_strerror(gdbm_errno));
-    }
+    key_each(count, put, NULL);
     (void)gdbm_close(file);
 }
 

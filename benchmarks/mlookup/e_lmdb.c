@@ -1,6 +1,5 @@
 /* e_lmdb.c - LMDB by itself: one transaction renewed for each look-up, as a reader that lets pages go must. */
 #include <lmdb.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -25,16 +24,13 @@ static void open_env(const char *dir, unsigned flags)
     checked(mdb_env_open(env, dir, MDB_NOTLS | flags, 0644), "opening");
 }
 
-typedef struct entry {
-    char name[NAME_MAX_LEN];
-    uint32_t len, server;
-} entry;
-
-static int by_name(const void *left, const void *right)
+static void put(void *context, uint64_t i)
 {
-    const entry *a = left, *b = right;
-    int order = memcmp(a->name, b->name, a->len < b->len ? a->len : b->len);
-    return order ? order : (int)a->len - (int)b->len;
+    char name[NAME_MAX_LEN];
+    uint64_t place = key_server(i);
+    MDB_val key = {key_name(i, 0, name), name}, value = {sizeof place, &place};
+    (void)context;
+    checked(mdb_put(txn, dbi, &key, &value, MDB_APPEND), "writing");
 }
 
 void engine_build(const char *dir, uint64_t count)
@@ -43,20 +39,9 @@ void engine_build(const char *dir, uint64_t count)
     open_env(dir, MDB_NOSYNC | MDB_WRITEMAP);
     checked(mdb_txn_begin(env, NULL, 0, &txn), "beginning");
     checked(mdb_dbi_open(txn, NULL, 0, &dbi), "opening");
-    entry *all = calloc(count, sizeof *all);
-    if (!all)
-        die("out of memory");
-    for (uint64_t i = 0; i < count; i++)
-        all[i].len = (uint32_t)key_name(i, 0, all[i].name), all[i].server = key_server(i);
-    qsort(all, count, sizeof *all, by_name);
-    for (uint64_t i = 0; i < count; i++) {
-        uint64_t place = all[i].server;
-        MDB_val key = {all[i].len, all[i].name}, value = {sizeof place, &place};
-        checked(mdb_put(txn, dbi, &key, &value, MDB_APPEND), "writing");
-    }
+    key_each(count, put, NULL);
     checked(mdb_txn_commit(txn), "committing");
     mdb_env_close(env);
-    free(all);
 }
 
 void engine_open(const char *dir)

@@ -23,6 +23,17 @@ static void open_file(const char *dir)
     checked(sqlite3_exec(db, "PRAGMA journal_mode=WAL; PRAGMA mmap_size=17179869184", NULL, NULL, NULL), "opening");
 }
 
+static void put(void *context, uint64_t i)
+{
+    char name[NAME_MAX_LEN];
+    (void)context;
+    checked(sqlite3_bind_blob(statement, 1, name, (int)key_name(i, 0, name), SQLITE_TRANSIENT), "binding");
+    checked(sqlite3_bind_int(statement, 2, (int)key_server(i)), "binding");
+    if (sqlite3_step(statement) != SQLITE_DONE)
+        die("writing: %s", sqlite3_errmsg(db));
+    checked(sqlite3_reset(statement), "writing");
+}
+
 void engine_build(const char *dir, uint64_t count)
 {
     open_file(dir);
@@ -30,14 +41,7 @@ void engine_build(const char *dir, uint64_t count)
                          NULL, NULL, NULL),
             "creating");
     checked(sqlite3_prepare_v2(db, "INSERT INTO t VALUES (?, ?)", -1, &statement, NULL), "preparing");
-    for (uint64_t i = 0; i < count; i++) {
-        char name[NAME_MAX_LEN];
-        checked(sqlite3_bind_blob(statement, 1, name, (int)key_name(i, 0, name), SQLITE_TRANSIENT), "binding");
-        checked(sqlite3_bind_int(statement, 2, (int)key_server(i)), "binding");
-        if (sqlite3_step(statement) != SQLITE_DONE)
-            die("writing: %s", sqlite3_errmsg(db));
-        checked(sqlite3_reset(statement), "writing");
-    }
+    key_each(count, put, NULL);
     checked(sqlite3_finalize(statement), "writing");
     checked(sqlite3_exec(db, "COMMIT", NULL, NULL, NULL), "committing");
     checked(sqlite3_close(db), "closing");

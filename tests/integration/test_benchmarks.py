@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.rig.engines import compile_engine, run_here
 from benchmarks.rig.generator import LoadFailed, ServerSilent, load
 from tests.harness.mupdate import Mupdate
 from tests.harness.ours import Node
@@ -58,6 +59,33 @@ sys.exit(run("alone.py", "Alone", 20, measure, ["--toy", "--results", {str(page)
     )
     assert done.returncode == 1
     assert "stock has no figures" in done.stderr
+    assert not page.exists()
+    assert "×" not in done.stdout
+
+
+def test_an_engine_fails_on_wrong_answers(tmp_path: Path) -> None:
+    program = compile_engine("cdb", ["cdb"])
+    run_here("tinycdb", [program, "build", tmp_path, 700])
+    assert run_here("tinycdb", [program, "measure", tmp_path, 700, 1000])["loop_ns"] > 0
+    with pytest.raises(LoadFailed, match=r"tinycdb: cdb: [0-9]+ wrong answers"):
+        run_here("tinycdb", [program, "measure", tmp_path, 1400, 1000])
+
+
+def test_an_engine_that_fails_leaves_no_table_and_lets_the_others_run(root: Root, tmp_path: Path) -> None:
+    page = tmp_path / "RESULTS.md"
+    program = f"""
+import sys
+from benchmarks import lookup
+broken = lookup.ENGINES[2]._replace(libraries=("cdb", "nosuchlibrary"))
+lookup.ENGINES = (broken, *(engine for engine in lookup.ENGINES if engine.program == "cyx"))
+sys.exit(lookup.main(["--toy", "--results", {str(page)!r}, "--release", {root.suite!r}]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 1
+    assert "3,000 names, tinycdb: cdb can not be built" in done.stderr
+    assert "ours, store: {" in done.stderr
     assert not page.exists()
     assert "×" not in done.stdout
 
