@@ -98,7 +98,7 @@ int cyx_check_file(const char *path, bool *empty_r)
         size_t pages = (size_t)st.st_size / page_size;
         if (newest->last_page >= pages)
             rc = cyx_fail(CYX_ECORRUPT, "%s is cut off: %zu pages of %zu", path, pages, newest->last_page + 1);
-        else if (newest->map_size / page_size <= newest->last_page || newest->map_size > SIZE_MAX / 4)
+        else if (newest->map_size / page_size <= newest->last_page || newest->map_size > CYX_MAP_MAX)
             rc = cyx_fail(CYX_ECORRUPT, "%s: a meta page is damaged", path);
     }
 done:

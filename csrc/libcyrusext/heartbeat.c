@@ -98,6 +98,22 @@ static int beat_path(const char *run_dir, char path_r[PATH_MAX])
     return n > 0 && n < PATH_MAX ? CYX_OK : cyx_fail(CYX_EINVAL, "the path of the run directory is too long");
 }
 
+/* Nobody else's file, nothing that is none: whoever can write it can have misses called "no". */
+static bool is_ours(const struct stat *st, uid_t uid) { return S_ISREG(st->st_mode) && (st->st_uid == 0 || st->st_uid == uid); }
+
+/* Whatever else is in its place has to go, but for a directory. */
+static int clear_place(const char *path)
+{
+    struct stat st;
+    if (lstat(path, &st) < 0)
+        return errno == ENOENT ? CYX_OK : cyx_fail_mdb(errno, path);
+    if (is_ours(&st, geteuid()))
+        return CYX_OK;
+    if (S_ISDIR(st.st_mode))
+        return cyx_fail(CYX_EUNAVAIL, "%s is a directory: remove it", path);
+    return unlink(path) == 0 ? CYX_OK : cyx_fail_mdb(errno, path);
+}
+
 int cyx_heartbeat_create(cyx_heartbeat *beat, const char *run_dir)
 {
     char path[PATH_MAX];
@@ -109,7 +125,9 @@ int cyx_heartbeat_create(cyx_heartbeat *beat, const char *run_dir)
         (void)chmod(run_dir, 0755);
     else if (errno != EEXIST)
         return cyx_fail_mdb(errno, run_dir);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+    if ((rc = clear_place(path)))
+        return rc;
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
     if (fd < 0)
         return cyx_fail_mdb(errno, path);
     /* allocate now: a hole filled later by a store to memory ends in a bus error when the disk is full */
@@ -173,10 +191,10 @@ bool cyx_heartbeat_fresh(cyx_heartbeat *beat, const char *run_dir, const cyx_env
     struct stat st;
     if (beat_path(run_dir, path))
         return false;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0)
         return false;
-    bool mapped = fstat(fd, &st) == 0 && st.st_size >= (off_t)sizeof(cyx_beat) && map_file(beat, fd, false) == CYX_OK;
+    bool mapped = fstat(fd, &st) == 0 && is_ours(&st, env->uid) && st.st_size >= (off_t)sizeof(cyx_beat) && map_file(beat, fd, false) == CYX_OK;
     (void)close(fd);
     return mapped && is_fresh(beat->map, env, max_age_ns);
 }

@@ -39,6 +39,9 @@ static int check(const cyx_hot_header *header, uint64_t size, const char *path)
         header->lines_at % 4096 || header->lines_at > size || header->line_count == 0 ||
         header->line_count % CYX_PAGE_LINES || header->line_count != (size - header->lines_at) / CYX_LINE_BYTES)
         return cyx_fail(CYX_ECORRUPT, "the header of %s makes no sense", path);
+    uint64_t state = __atomic_load_n(&header->state, __ATOMIC_ACQUIRE);
+    if (state != CYX_HOT_SERVING && state != CYX_HOT_SUPERSEDED)
+        return cyx_fail(CYX_ECORRUPT, "%s has a state that it can not have", path);
     return CYX_OK;
 }
 

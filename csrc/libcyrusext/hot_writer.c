@@ -67,7 +67,7 @@ static int draw_secret(cyx_secret *secret)
 static uint64_t generation_of(const char *path)
 {
     cyx_hot_header header;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     bool good = fd >= 0 && pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header &&
                 memcmp(header.magic, CYX_HOT_MAGIC, sizeof header.magic) == 0;
     if (fd >= 0)
@@ -192,17 +192,19 @@ int cyx_hot_retire(const char *run_dir)
     int n = snprintf(path, sizeof path, "%s/hot", run_dir);
     if (n < 0 || (size_t)n >= sizeof path)
         return cyx_fail(CYX_EINVAL, "the path of the run directory is too long");
-    int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0)
-        return errno == ENOENT ? CYX_OK : cyx_fail_mdb(errno, path);
     struct stat st;
+    if (lstat(path, &st) < 0)
+        return errno == ENOENT ? CYX_OK : cyx_fail_mdb(errno, path);
+    if (S_ISDIR(st.st_mode))
+        return CYX_OK; /* not ours to remove; the next table can not take its place, and says so */
     uint64_t state = CYX_HOT_SUPERSEDED;
-    bool whole = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size >= (off_t)sizeof(cyx_hot_header);
-    if (whole && pwrite(fd, &state, sizeof state, offsetof(cyx_hot_header, state)) != (ssize_t)sizeof state)
-        whole = false;
-    (void)close(fd);
-    /* what is no table is in the way of the next one */
-    return whole || unlink(path) == 0 ? CYX_OK : cyx_fail_mdb(errno, path);
+    int fd = S_ISREG(st.st_mode) ? open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) : -1;
+    bool told = fd >= 0 && fstat(fd, &st) == 0 && st.st_size >= (off_t)sizeof(cyx_hot_header) &&
+                pwrite(fd, &state, sizeof state, offsetof(cyx_hot_header, state)) == (ssize_t)sizeof state;
+    if (fd >= 0)
+        (void)close(fd);
+    /* what is no table, or can not be told, must not stay where readers look for one */
+    return told || unlink(path) == 0 ? CYX_OK : cyx_fail_mdb(errno, path);
 }
 
 bool cyx_hot_crowded(const cyx_hot_writer *hot)

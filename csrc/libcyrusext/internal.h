@@ -32,6 +32,7 @@
 #define CYX_PARTITIONS_MAX 1048576u
 #define CYX_CHANGES_KEPT 100000u
 #define CYX_READERS_MAX 4094u
+#define CYX_MAP_MAX ((size_t)1 << 46) /* no process can map more */
 #define CYX_STORE_MODE 02750
 #define CYX_DATA_MODE 0640
 #define CYX_LOCK_MODE 0660

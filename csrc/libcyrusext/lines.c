@@ -3,7 +3,7 @@
 
 #define FINGERPRINT_MASK (~(uint64_t)CYX_ROUTE_ASK)
 #define STUCK 255u /* a count that is not lowered any more */
-#define PROBES 8u /* the home and seven others */
+#define PROBES CYX_PROBES /* the home and seven others */
 
 /* Where the others are, from the home on: the next one is often in the same fetch, the rest spreads. */
 static const uint8_t offsets[PROBES] = {0, 1, 3, 6, 10, 15, 21, 28};
@@ -76,6 +76,17 @@ uint32_t cyx_lines_find(const cyx_lines *lines, uint64_t hash)
         if (head_count(head, i) && (route = match_route(line_at(&p, i), p.fingerprint)) != CYX_ROUTE_NONE)
             return route;
     return head_count(head, 0) ? CYX_ROUTE_ASK : CYX_ROUTE_NONE;
+}
+
+unsigned cyx_lines_probe(const cyx_lines *lines, uint64_t hash, uint64_t *home_r)
+{
+    place p = place_of(lines, hash);
+    uint64_t head = load_word(&line_at(&p, 0)->head);
+    unsigned probe = 0;
+    *home_r = home_line(lines, hash);
+    while (probe < PROBES && ((probe && !head_count(head, probe)) || !match_route(line_at(&p, probe), p.fingerprint)))
+        probe++;
+    return probe;
 }
 
 /* The writer. */

@@ -57,6 +57,10 @@ uint64_t cyx_lines_for(uint64_t keys, unsigned load);
  * processes may look while one writes. */
 uint32_t cyx_lines_find(const cyx_lines *lines, uint64_t hash);
 
+/* In which line of its home `home_r` the look-up of this hash ends: 0 the home itself, CYX_PROBES none of them. */
+#define CYX_PROBES 8u
+unsigned cyx_lines_probe(const cyx_lines *lines, uint64_t hash, uint64_t *home_r);
+
 /* Fetch the home line of `hash`, ahead of cyx_lines_find. */
 void cyx_lines_prefetch(const cyx_lines *lines, uint64_t hash);
 

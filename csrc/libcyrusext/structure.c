@@ -44,7 +44,8 @@ struct walk {
     database known[KNOWN], *at;
     database main, spare;
     sums records, indexes;
-    uint64_t format, servers, partitions, newest_spare;
+    uint64_t format, servers, partitions;
+    bool doubtful; /* the meta page may be another than that of the last commit */
 };
 
 __attribute__((format(printf, 2, 3))) static void found(walk *w, const char *format, ...)
@@ -200,7 +201,7 @@ static void walk_tree(walk *w, database *db)
 static const char *take_spare(walk *w, const MDB_val *key, const MDB_val *value)
 {
     const uint8_t *at = value->mv_data;
-    w->newest_spare = number(key);
+    (void)key;
     if (value->mv_size < 8 || value->mv_size % 8 || cyx_get64(at) > value->mv_size / 8 - 1)
         return "a list of free pages that makes no sense";
     uint64_t count = cyx_get64(at), above = CYX_PAGE_NONE;
@@ -306,6 +307,36 @@ static bool meta_at(walk *w, uint64_t at, cyx_meta_page *meta_r)
     return good;
 }
 
+/* The last transaction that a meta page's list of free pages tells of; 0 where it can not be read. */
+static uint64_t last_freed(walk *w, const cyx_tree *tree)
+{
+    uint64_t at = tree->root;
+    cyx_node node;
+    for (unsigned level = tree->depth; level >= 1 && level <= DEPTH_MAX; level--) {
+        const uint8_t *page = at >= 2 ? cyx_page(w->image, at) : NULL;
+        if (!page || cyx_page_flags(page) != (level > 1 ? CYX_PAGE_BRANCH : CYX_PAGE_LEAF) ||
+            cyx_page_problem(w->image, page, level > 1, w->marks, ++w->turn) ||
+            !cyx_page_node(w->image, page, cyx_get16(page + cyx_page_lower(page) - 2), 0, level > 1, &node))
+            return 0;
+        if (level == 1)
+            return node.key_len == 8 ? cyx_get64(node.key) : 0;
+        at = node.child;
+    }
+    return 0;
+}
+
+/* A transaction frees the pages that it wrote anew, so its own number is the last one in its list: a meta page that says
+ * another one, and would have the last commit forgotten, is found out.  The one before is whole, too, until the next. */
+static void check_numbers(walk *w, const cyx_meta_page both[2])
+{
+    for (unsigned at = 0; at < 2; at++) {
+        uint64_t freed = both[at].txn > 1 ? last_freed(w, &both[at].spare) : both[at].txn;
+        if (freed != both[at].txn)
+            found(w, "meta page %u says that it is of transaction %" PRIu64 ", its free pages of %" PRIu64, at, both[at].txn,
+                  freed);
+    }
+}
+
 /* The meta page to follow.  Transactions write them in turn, so that they are always one apart. */
 static int choose(walk *w, uint64_t txn, cyx_meta_page *meta_r)
 {
@@ -322,10 +353,12 @@ static int choose(walk *w, uint64_t txn, cyx_meta_page *meta_r)
         *meta_r = both[newest];
         if (meta_r->txn && (both[!newest].txn != meta_r->txn - 1 || newest != (meta_r->txn & 1)))
             found(w, "the meta pages are of transactions %" PRIu64 " and %" PRIu64, both[0].txn, both[1].txn);
+        check_numbers(w, both);
+        w->doubtful = w->out->findings > 0;
     }
     if (meta_r->last_page < 1 || meta_r->last_page >= w->image->pages)
         found(w, "the file is cut off: %" PRIu64 " pages of %" PRIu64, w->image->pages, meta_r->last_page + 1);
-    else if (meta_r->map_size / w->image->page_size <= meta_r->last_page || meta_r->map_size > SIZE_MAX / 4)
+    else if (meta_r->map_size / w->image->page_size <= meta_r->last_page || meta_r->map_size > CYX_MAP_MAX)
         found(w, "the meta pages tell of a map that can not be");
     else
         w->last_page = meta_r->last_page;
@@ -347,13 +380,7 @@ static int walk_all(walk *w, const cyx_meta_page *meta)
     w->main = (database){.name = "the list of databases", .take = take_main, .tree = meta->main};
     uint64_t before = w->out->findings;
     walk_tree(w, &w->spare);
-    w->out->spare_sound = w->out->findings == before;
-    /* a transaction frees the pages that it wrote anew: who rolls back a meta page is found out here */
-    if (w->out->spare_sound && meta->txn > 1 && w->newest_spare != meta->txn) {
-        w->out->spare_sound = false;
-        found(w, "free pages: the last ones are of transaction %" PRIu64 ", the meta page of %" PRIu64, w->newest_spare,
-              meta->txn);
-    }
+    w->out->spare_sound = w->out->findings == before && !w->doubtful;
     walk_tree(w, &w->main);
     for (size_t i = 0; i < KNOWN; i++) {
         database *db = &w->known[i];

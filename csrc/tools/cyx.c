@@ -1,11 +1,13 @@
 /* cyx - look into the index from a shell.
  *
- * Exit status: 0 done, 1 absent or findings, 2 usage, 69 unavailable, 75 damaged or other error.
+ * Exit status: 0 done; 1 absent, or findings; 2 wrong usage, or a name that no mailbox can have; 69 no store that this
+ * version can open; 75 damaged, or another error.  Documented in docs/operations/cyx.md.
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
 
 #include "structure.h"
 #include "writer.h"
@@ -21,9 +23,25 @@ static int usage(void)
     return 2;
 }
 
+static const char *remedy(int code)
+{
+    switch (code) {
+    case CYX_EUNAVAIL:
+        return " (STATE_DIR is state_dir of the node on this machine; its store is readable by its owner and reader_group)";
+    case CYX_EVERSION:
+        return " (use the cyx that came with the node)";
+    case CYX_ECORRUPT:
+        return " (cyx verify says more; the node replaces a damaged store when it is restarted)";
+    case CYX_ELIMIT:
+        return " (the node clears the slots of dead readers every minute)";
+    default:
+        return "";
+    }
+}
+
 static int complain(int code)
 {
-    (void)fprintf(stderr, "cyx: %s: %s\n", cyx_strerror(code), cyx_detail());
+    (void)fprintf(stderr, "cyx: %s: %s%s\n", cyx_strerror(code), cyx_detail(), remedy(code));
     return code == CYX_EUNAVAIL || code == CYX_EVERSION ? 69 : 75;
 }
 
@@ -42,10 +60,22 @@ static int show(void *context, const cyx_entry *entry)
     return putchar('\n') == EOF; /* a closed pipe ends the walk */
 }
 
+/* A name that no mailbox can have is a mistake of who asks, not one that is absent. */
+static bool is_name(const char *name, size_t len)
+{
+    uint8_t key[CYX_KEY_MAX];
+    size_t key_len;
+    return cyx_key_from_name(name, len, key, &key_len) == CYX_OK;
+}
+
 static int get(cyx_reader *reader, char **names, int count)
 {
     int status = 0;
     for (int i = 0; i < count; i++) {
+        if (!is_name(names[i], strlen(names[i]))) {
+            (void)fprintf(stderr, "cyx: argument %d: %s\n", i + 1, cyx_detail());
+            return 2;
+        }
         cyx_entry entry = {.name = names[i], .name_len = strlen(names[i])};
         char *acl = malloc(CYX_ACL_MAX);
         int rc = acl ? cyx_inspect(reader, names[i], entry.name_len, &entry.location) : CYX_ENOMEM;
@@ -86,30 +116,34 @@ static int show_many(cyx_reader *reader, const cyx_name *names, size_t count, in
     return rc;
 }
 
-/* Names from standard input, one a line, each answered by a line in its turn. */
+/* Names from standard input, one a line, each answered by a line in its turn; those in front of a wrong one too. */
 static int many(cyx_reader *reader)
 {
-    static char lines[MANY][CYX_MAX_NAME + 3];
+    static char lines[MANY][CYX_MAX_NAME];
     static cyx_name names[MANY];
+    char *line = NULL;
+    size_t count = 0, room = 0, number = 0;
     int status = 0, rc = CYX_OK;
-    size_t count = 0;
-    while (rc == CYX_OK && fgets(lines[count], sizeof lines[count], stdin)) {
-        size_t len = strlen(lines[count]);
-        if (len && lines[count][len - 1] == '\n')
-            len--;
-        else if (!feof(stdin)) {
-            (void)fprintf(stderr, "cyx: a name is longer than %d bytes\n", CYX_MAX_NAME);
-            return 2;
+    ssize_t got;
+    bool good = true;
+    while (rc == CYX_OK && good && (got = getline(&line, &room, stdin)) > 0) {
+        size_t len = (size_t)got - (line[got - 1] == '\n');
+        number++;
+        if (!(good = is_name(line, len))) {
+            (void)fprintf(stderr, "cyx: line %zu: %s\n", number, cyx_detail());
+            break;
         }
+        memcpy(lines[count], line, len);
         names[count] = (cyx_name){lines[count], len};
         if (++count == MANY) {
             rc = show_many(reader, names, count, &status);
             count = 0;
         }
     }
+    free(line);
     if (rc == CYX_OK && count)
         rc = show_many(reader, names, count, &status);
-    return rc < 0 ? complain(rc) : status;
+    return rc < 0 ? complain(rc) : good ? status : 2;
 }
 
 static int show_server(void *context, const char *server, uint64_t count)
