@@ -39,6 +39,20 @@ cyx_image cyx_image_of(const uint8_t *at, size_t size)
     return image;
 }
 
+/* Have the pages in use read ahead; behind them there is little but holes, which would fill the page cache. */
+static void read_ahead(const cyx_image *image)
+{
+    uint64_t last = 0;
+    for (uint64_t at = 0; at < 2 && at < image->pages; at++) {
+        cyx_meta_page meta;
+        memcpy(&meta, cyx_page(image, at) + CYX_PAGE_HEAD, sizeof meta);
+        if (meta.last_page < image->pages && meta.last_page > last)
+            last = meta.last_page;
+    }
+    if (image->at)
+        (void)madvise((void *)(uintptr_t)image->at, (last + 1) * image->page_size, MADV_WILLNEED);
+}
+
 int cyx_image_open(cyx_image *image, const char *path)
 {
     struct stat st;
@@ -56,12 +70,11 @@ int cyx_image_open(cyx_image *image, const char *path)
         map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
         if (map == MAP_FAILED)
             rc = cyx_fail_mdb(errno, path);
-        else
-            (void)madvise(map, (size_t)st.st_size, MADV_WILLNEED);
     }
     (void)close(fd);
     if (rc == CYX_OK)
         *image = cyx_image_of(map, (size_t)st.st_size);
+    read_ahead(image);
     return rc;
 }
 
@@ -70,32 +83,6 @@ void cyx_image_close(cyx_image *image)
     if (image->at)
         (void)munmap((void *)(uintptr_t)image->at, image->size);
     memset(image, 0, sizeof *image);
-}
-
-size_t cyx_node_room(const cyx_node *node, bool branch)
-{
-    size_t value = branch ? 0 : node->flags & CYX_NODE_BIG ? sizeof(uint64_t) : node->size;
-    return (CYX_NODE_HEAD + node->key_len + value + 1) & ~(size_t)1;
-}
-
-bool cyx_page_node(const cyx_image *image, const uint8_t *page, size_t offset, size_t floor, bool branch,
-                   cyx_node *node_r)
-{
-    if (offset < floor || (offset & 1) || offset > image->page_size - CYX_NODE_HEAD)
-        return false;
-    const uint8_t *at = page + offset;
-    uint64_t low = cyx_get32(at);
-    node_r->flags = cyx_get16(at + 4);
-    node_r->key_len = cyx_get16(at + 6);
-    node_r->key = at + CYX_NODE_HEAD;
-    node_r->value = node_r->key + node_r->key_len;
-    node_r->size = branch ? 0 : (size_t)low;
-    node_r->child = branch ? low | (uint64_t)node_r->flags << 32 : 0;
-    if (cyx_node_room(node_r, branch) > image->page_size - offset)
-        return false;
-    if (!branch && node_r->flags & CYX_NODE_BIG)
-        node_r->child = cyx_get64(node_r->value);
-    return true;
 }
 
 const char *cyx_page_problem(const cyx_image *image, const uint8_t *page, bool branch, uint32_t *marks, uint32_t turn)

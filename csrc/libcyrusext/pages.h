@@ -64,11 +64,35 @@ static inline const uint8_t *cyx_page(const cyx_image *image, uint64_t number)
 static inline unsigned cyx_page_flags(const uint8_t *page) { return cyx_get16(page + 10); }
 static inline size_t cyx_page_lower(const uint8_t *page) { return cyx_get16(page + 12); }
 
-/* The node at `offset` of a page; false when it does not lie in the page as a whole, behind `floor`. */
-bool cyx_page_node(const cyx_image *image, const uint8_t *page, size_t offset, size_t floor, bool branch,
-                   cyx_node *node_r);
 /* How much of the page a node takes. */
-size_t cyx_node_room(const cyx_node *node, bool branch);
+static inline size_t cyx_node_room(const cyx_node *node, bool branch)
+{
+    size_t value = branch ? 0 : node->flags & CYX_NODE_BIG ? sizeof(uint64_t) : node->size;
+    return (CYX_NODE_HEAD + node->key_len + value + 1) & ~(size_t)1;
+}
+
+/* The node at `offset` of a page; false when it does not lie in the page as a whole, behind `floor`.  In line: this is
+ * most of the work of a check. */
+static inline bool cyx_page_node(const cyx_image *image, const uint8_t *page, size_t offset, size_t floor, bool branch,
+                                 cyx_node *node_r)
+{
+    if (offset < floor || (offset & 1) || offset > image->page_size - CYX_NODE_HEAD)
+        return false;
+    const uint8_t *at = page + offset;
+    uint64_t low = cyx_get32(at);
+    node_r->flags = cyx_get16(at + 4);
+    node_r->key_len = cyx_get16(at + 6);
+    node_r->key = at + CYX_NODE_HEAD;
+    node_r->value = node_r->key + node_r->key_len;
+    node_r->size = branch ? 0 : (size_t)low;
+    node_r->child = branch ? low | (uint64_t)node_r->flags << 32 : 0;
+    if (cyx_node_room(node_r, branch) > image->page_size - offset)
+        return false;
+    if (!branch && node_r->flags & CYX_NODE_BIG)
+        node_r->child = cyx_get64(node_r->value);
+    return true;
+}
+
 /* How many pages a big value of this size needs. */
 static inline uint64_t cyx_big_pages(const cyx_image *image, size_t size)
 {

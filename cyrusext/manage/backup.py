@@ -30,8 +30,8 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def create(state_dir: Path, target: Path) -> None:
     """Write a copy of the store below `state_dir` to the new directory `target`.
 
-    All that was acknowledged before is in it.  Raises InputError where `target` exists, StoreFull and StoreError; then
-    nothing is left of it.
+    All that was acknowledged before is in it.  Raises InputError where `target` exists, StoreCorrupt where the copy is
+    not sound, StoreFull and StoreError; then nothing is left of it.
     """
     if os.path.lexists(target):
         raise InputError(f"{target} exists already")
@@ -97,6 +97,10 @@ def _copy(state_dir: Path, partial: Path) -> None:
     with (partial / "store/data.mdb").open("xb") as file:
         copy_to(state_dir, file.fileno())
         os.fsync(file.fileno())
+    if findings := problems(partial):
+        raise StoreCorrupt(
+            f"the store is damaged: {findings[0]}; restart the node, which replaces it by what can be read"
+        )
     scratch = partial / "run"
     with Store.open(partial, run_dir=scratch) as store, store.begin() as transaction:
         transaction.set_text(KEY, str(store.seq))

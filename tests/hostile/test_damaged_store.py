@@ -86,6 +86,14 @@ def test_it_is_over_when_the_refill_ends(node: Node) -> None:
     assert json.loads(node.cli("status", "--format", "json").stdout)["refill"]["rebuilt_from"] == ""
 
 
+def test_no_backup_is_made_of_a_damaged_store(node: Node, tmp_path: Path) -> None:
+    key = key_of(b"user.u042")
+    damage(data(node), key, flip_behind(key))
+    refused = node.cli("backup", "create", str(tmp_path / "monday"), check=False)
+    assert (refused.returncode, "fails its checksum" in refused.stderr) == (75, True), refused.stderr
+    assert list(tmp_path.glob("monday*")) == []
+
+
 def test_a_copy_of_a_damaged_store_is_not_put_back(node: Node, tmp_path: Path) -> None:
     node.start()
     node.cli("backup", "create", str(tmp_path / "monday"))
