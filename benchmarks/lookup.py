@@ -189,7 +189,7 @@ def measure(bench: Bench, records: Sequence[int], directory: Path) -> Sequence[s
             shutil.rmtree(base, ignore_errors=True)
     if failures:
         raise LoadFailed("; ".join(failures))
-    return lines
+    return lines[1:]
 
 
 def main(argv: Sequence[str]) -> int:
