@@ -41,7 +41,10 @@ static unsigned touched(const cyx_hot_header *header, const cyx_line *all, const
     return count;
 }
 
-static double average(const cyx_hot_header *header, const cyx_line *all, uint64_t records, size_t lookups, int absent)
+#define ASKED_MAX 10000u /* at most one of so many */
+
+static double average(const cyx_hot_header *header, const cyx_line *all, uint64_t records, size_t lookups, int absent,
+                      double *asked_r)
 {
     questions q = ask(records, lookups, absent);
     uint64_t sum = 0, wrong = 0;
@@ -50,7 +53,8 @@ static double average(const cyx_hot_header *header, const cyx_line *all, uint64_
         sum += touched(header, all, q.at[n].name, q.at[n].len, &found);
         wrong += found == absent;
     }
-    if (wrong > (absent ? 0 : 2 + q.count / 100000)) /* of names that found no place the table does not tell */
+    *asked_r = (double)wrong / (double)lookups * 1e6;
+    if (wrong > (absent ? 0 : 2 + q.count / ASKED_MAX)) /* for a name that found no place the store is asked */
         die("counting lines: %llu of %zu names %s", (unsigned long long)wrong, q.count,
             absent ? "are there" : "are not");
     free(q.at);
@@ -71,8 +75,9 @@ lines count_lines(const char *dir, uint64_t records, size_t lookups)
     if (header == MAP_FAILED || header->version != CYX_HOT_VERSION)
         die("%s can not be read", path);
     const cyx_line *all = (const cyx_line *)((const uint8_t *)header + header->lines_at);
-    lines counted = {average(header, all, records, lookups, 0), average(header, all, records, lookups, 1),
-                     (double)st.st_size / (double)records};
+    lines counted = {.bytes_per_key = (double)st.st_size / (double)records};
+    counted.absent = average(header, all, records, lookups, 1, &counted.asked);
+    counted.hit = average(header, all, records, lookups, 0, &counted.asked);
     (void)munmap((void *)(uintptr_t)header, (size_t)st.st_size);
     return counted;
 }

@@ -16,9 +16,10 @@ typedef struct updates {
 } updates;
 updates measure_updates(const char *dir, uint64_t records, size_t names, double seconds);
 
-/* count.c: lines that a look-up touches, counted in the file by what docs/index-format.md says. */
+/* count.c: lines that a look-up touches, counted in the file by what docs/index-format.md says; and of how many in a
+ * million names that are there the table can not tell. */
 typedef struct lines {
-    double hit, absent, bytes_per_key;
+    double hit, absent, asked, bytes_per_key;
 } lines;
 lines count_lines(const char *dir, uint64_t records, size_t lookups);
 

@@ -5,6 +5,7 @@
  * goes: it must see its server or nothing.
  */
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -92,6 +93,32 @@ static _Noreturn void read_all(const char *dir, const questions *q, shared *both
     _exit(0);
 }
 
+static uint64_t common_divisor(uint64_t a, uint64_t b)
+{
+    while (b) {
+        uint64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* Names all over the table, each once: what it is now stands beside the name, not in a line of its own. */
+static questions each_once(uint64_t records, size_t count)
+{
+    questions q = ask(1, count < records ? count : (size_t)records, 0);
+    uint64_t step = records / 13 * 8 + 1; /* far, and through all of them */
+    char name[NAME_MAX_LEN];
+    while (common_divisor(step, records) != 1)
+        step++;
+    for (size_t n = 0; n < q.count; n++) {
+        q.which[n] = (uint64_t)((unsigned __int128)n * step % records);
+        q.at[n].len = (uint8_t)key_name(q.which[n], 0, name);
+        memcpy(q.at[n].name, name, q.at[n].len);
+    }
+    return q;
+}
+
 /* Changes a second, for so long; what a name is now is kept between the calls. */
 static double change_for(table *t, const questions *q, uint8_t *changed, double seconds)
 {
@@ -101,11 +128,11 @@ static double change_for(table *t, const questions *q, uint8_t *changed, double 
         for (unsigned step = 0; step < AT_ONCE; step++, done++) {
             uint64_t i = q->which[n];
             uint32_t server = key_server(i);
-            changed[i] = !changed[i];
+            changed[n] = !changed[n];
             if (comes_and_goes(i))
-                apply(t, q->at[n].name, q->at[n].len, changed[i], !changed[i], server);
+                apply(t, q->at[n].name, q->at[n].len, changed[n], !changed[n], server);
             else
-                apply(t, q->at[n].name, q->at[n].len, 1, 1, changed[i] ? moved(server) : server);
+                apply(t, q->at[n].name, q->at[n].len, 1, 1, changed[n] ? moved(server) : server);
             n = n + 1 < q->count ? n + 1 : 0;
         }
     return (double)done / (now - began) * 1e9;
@@ -114,8 +141,8 @@ static double change_for(table *t, const questions *q, uint8_t *changed, double 
 updates measure_updates(const char *dir, uint64_t records, size_t names, double seconds)
 {
     table t = make_table(dir, records);
-    questions changing = ask(records, names, 0), asking = ask(records, names, 0);
-    uint8_t *changed = calloc(records, 1);
+    questions changing = each_once(records, names), asking = ask(records, names, 0);
+    uint8_t *changed = calloc(changing.count, 1);
     shared *both = mmap(NULL, sizeof *both, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     int status;
     if (!changed || both == MAP_FAILED)

@@ -120,6 +120,7 @@ def _counted(found: Found) -> list[Target]:
     return [
         Target("cache lines a hit, counted", "≤ 1.10", f"{found.node['lines_hit']:.3f}"),
         Target("cache lines an absent name, counted", "≤ 1.25", f"{found.node['lines_absent']:.3f}"),
+        Target("of a million names, asked of the store", "", f"{found.node['asked']:.0f}"),
         Target("bytes a mailbox, table", size, f"{found.node['bytes_per_key']:.2f}"),
         Target("table, two processes", "≥ 1.8 × one", f"{found.engines[TABLE]['two_processes']:.2f}"),
     ]
