@@ -6,8 +6,8 @@
 Each engine is a program of its own (benchmarks/mlookup) with the same names, and every answer is checked.  Without
 options: a million and ten million names, databases on tmpfs, warm; some 10 minutes and 8 GiB of memory.  `alone` is
 one look-up after the other with the clock read around each, its cost taken off; `loop` lets the processor overlap them.
-A change is timed from the call of commit to the first right answer in another process.  `bytes` is what a name takes in
-the database, for the hot table beside its store.
+A change is timed from the end of its commit to the first right answer in another process.  `bytes` is what a name takes
+in the database, for the hot table beside its store.
 
 With --records the section is one of its own, and beyond ten million only LMDB and py-lmdb stand beside ours (Cyrus'
 file would have 24 GB, tinycdb ends at 4).  A hundred million take some 40 GB below --directory, 3 GiB of memory for two

@@ -25,9 +25,10 @@ int main(int argc, char **argv)
     visible seen = measure_visible(dir, writer, records, (unsigned)strtoul(argv[4], NULL, 10));
     updates done = measure_updates(dir, records, names, strtod(argv[5], NULL));
     (void)printf("{\"rebuild_s\": %.3f, \"lines_hit\": %.4f, \"lines_absent\": %.4f, \"asked\": %.1f, "
-                 "\"bytes_per_key\": %.3f, \"visible_p50_ns\": %.0f, \"visible_p99_ns\": %.0f, \"visible_max_ns\": %.0f, "
+                 "\"bytes_per_key\": %.3f, \"visible_p50_ns\": %.0f, \"visible_p99_ns\": %.0f, "
+                 "\"visible_max_ns\": %.0f, \"called_p50_ns\": %.0f, \"called_p99_ns\": %.0f, "
                  "\"updates_per_s\": %.0f, \"updates_alone_per_s\": %.0f, \"reads_per_s\": %.0f}\n",
                  rebuild_s, counted.hit, counted.absent, counted.asked, counted.bytes_per_key, seen.p50, seen.p99,
-                 seen.highest, done.per_s, done.alone_per_s, done.reads_per_s);
+                 seen.highest, seen.called_p50, seen.called_p99, done.per_s, done.alone_per_s, done.reads_per_s);
     return 0;
 }

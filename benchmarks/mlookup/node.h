@@ -4,9 +4,10 @@
 
 #include "node_side.h"
 
-/* visible.c: nanoseconds from the call of commit to the first answer of another process that shows the change. */
+/* visible.c: nanoseconds from the return of commit (0 when it was before) and from its call to the first answer of
+ * another process that shows the change. */
 typedef struct visible {
-    double p50, p99, highest;
+    double p50, p99, highest, called_p50, called_p99;
 } visible;
 visible measure_visible(const char *dir, cyx_writer *writer, uint64_t records, unsigned changes);
 
