@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from cyrusext.errors import IndexCorrupt, IndexUnavailable, IndexVersion
-from cyrusext.model import Flag, MailboxRecord, State
+from cyrusext.errors import IndexCorrupt, IndexUnavailable, IndexVersion, InvalidName
+from cyrusext.model import Flag, Location, MailboxRecord, State
 
 if TYPE_CHECKING:
-    from cyrusext.index import Index, Location
+    from cyrusext.index import Index
 
 __all__ = [
     "Flag",
@@ -20,6 +20,7 @@ __all__ = [
     "IndexCorrupt",
     "IndexUnavailable",
     "IndexVersion",
+    "InvalidName",
     "Location",
     "MailboxRecord",
     "State",
@@ -29,11 +30,10 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     # the extension module is loaded when first needed: the pure parts work where it is not built yet (setup, docs)
-    if name in ("Index", "Location"):
-        from cyrusext import index
+    if name == "Index":
+        from cyrusext.index import Index
 
-        found: object = getattr(index, name)
-        return found
+        return Index
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cyrusext.errors import IndexUnavailable, InvalidName, LookupUnavailable
-from cyrusext.index import Index, Location
-from cyrusext.model import Flag, State
+from cyrusext.index import Index
+from cyrusext.model import Flag, Location, State, check_name
 from cyrusext.names import NameRules, mailbox_of_address
 from cyrusext.runtime.clock import StampClock
 
@@ -79,6 +79,10 @@ class Lookup:
 
         `bounces` says that mail is lost by an ABSENT, so that one just deleted is TEMPORARY.
         """
+        try:
+            check_name(name)
+        except InvalidName as error:
+            return Answer(Verdict.ABSENT, name, reason=error.public)
         try:
             index = self._opened()
             if index is None:

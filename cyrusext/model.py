@@ -58,6 +58,19 @@ class ServerPartition(NamedTuple):
         return str(self).encode("ascii")
 
 
+class Location(NamedTuple):
+    """What a look-up finds; all mailboxes of one place share one of these (docs/decisions/location.md)."""
+
+    server: str
+    partition: str
+    state: State
+    flags: Flag
+
+    @property
+    def location(self) -> ServerPartition:
+        return ServerPartition(self.server, self.partition)
+
+
 class MailboxRecord(NamedTuple):
     """One mailbox as the store holds it.
 

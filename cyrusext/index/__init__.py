@@ -1,5 +1,9 @@
 """The reading side: where is this mailbox?  For everything that is not the node.
 
+Names and addresses are bytes, or str, which is encoded as UTF-8 with ``surrogateescape`` (what os.fsdecode makes of a
+name is found again).  A name that no record can have, empty, over 490 bytes or with a NUL, CR, LF, 0x1D or 0x1F byte,
+is InvalidName; what is neither bytes nor str is TypeError.
+
 Rule: an Index never says "no" by itself.  `None` means that the store has no such record; whether that may be told to
 anyone is `fresh`'s to say (DESIGN rule 1, which cyrusext.lookup applies).
 """
@@ -14,8 +18,9 @@ from typing import NamedTuple, Self
 
 from cyrusext.errors import CyrusExtError, IndexCorrupt, IndexUnavailable, IndexVersion, InvalidName
 from cyrusext.index import _cyx
-from cyrusext.index._lookup import Location, Lookups
-from cyrusext.model import Flag, MailboxRecord, State
+from cyrusext.index._lookup import Lookups, encoded
+from cyrusext.index.diagnosis import explained
+from cyrusext.model import Flag, Location, MailboxRecord, State, check_name
 from cyrusext.names import NameRules, mailbox_of_address
 
 __all__ = ["Event", "Index", "Location", "read_chunk"]
@@ -76,39 +81,53 @@ def read_chunk(
 class Index(Lookups):
     """A reading handle on the store of the node on this machine; threads may share it.
 
-    Every method raises IndexUnavailable, IndexCorrupt or IndexVersion when it can not tell.
+    Every method raises IndexUnavailable, IndexCorrupt or IndexVersion when it can not tell, and ValueError after
+    `close`.
     """
 
     def __init__(self, state_dir: str | os.PathLike[str]) -> None:
         self.state_dir = Path(state_dir)
-        super().__init__(os.fsencode(self.state_dir), _ERRORS)
+        try:
+            super().__init__(os.fsencode(self.state_dir), _ERRORS)
+        except (IndexUnavailable, IndexVersion, IndexCorrupt) as error:
+            raise explained(error, self.state_dir) from None
         self._rules: NameRules | None = None
 
-    def get(self, name: bytes) -> MailboxRecord | None:
+    def get(self, name: str | bytes) -> MailboxRecord | None:
         """The whole record, with ACL; None also for a tombstone."""
-        record = self._reader.get(name)
+        record = self._reader.get(check_name(encoded(name)))
         return None if record is None or record.state is State.DELETED else record
+
+    def acl(self, name: str | bytes) -> bytes | None:
+        """The ACL of a mailbox as Cyrus has it (b"" where it has none); None where there is no such mailbox."""
+        return self._reader.acl(check_name(encoded(name)))
 
     def locate(self, address: str | bytes) -> Location | None:
         """Where mail to `address` goes: the INBOX of its user, by the name rules of the node.
 
         Raises InvalidName for what is no address.
         """
-        return self.lookup(mailbox_of_address(address.encode() if isinstance(address, str) else address, self.rules))
+        return self.lookup(mailbox_of_address(encoded(address), self.rules))
 
-    def walk(self, prefix: bytes = b"", server: str = "") -> Iterator[MailboxRecord]:
+    def walk(self, prefix: str | bytes = b"", server: str = "") -> Iterator[MailboxRecord]:
         """Every live record whose name starts with `prefix` (and is on `server`), in Cyrus' order.
 
-        It is not a snapshot: changes made during the walk may be seen or not.
+        It is not a snapshot: changes made during the walk may be seen or not.  Closing the index ends it with
+        ValueError, at the latest after the records that were read already.
         """
+        start = encoded(prefix)
+        return self._walk(check_name(start) if start else start, server)
+
+    def _walk(self, prefix: bytes, server: str) -> Iterator[MailboxRecord]:
         after = b""
         while records := read_chunk(self._reader, prefix, server, after, CHUNK_MAX):
             yield from records
             after = records[-1].name
 
-    def history(self, name: bytes) -> list[Event]:
+    def history(self, name: str | bytes) -> list[Event]:
         """Every change of one mailbox that the bounded change log still has, oldest first."""
-        return [Event(seq) if details is None else Event(seq, *details) for seq, details in self._reader.history(name)]
+        logged = self._reader.history(check_name(encoded(name)))
+        return [Event(seq) if details is None else Event(seq, *details) for seq, details in logged]
 
     @property
     def hot_generation(self) -> int:
@@ -125,7 +144,7 @@ class Index(Lookups):
         """There is no record yet, nor one that was deleted lately."""
         return not read_chunk(self._reader, b"", "", b"", 1, tombstones=True)
 
-    def deleted_at(self, name: bytes) -> int | None:
+    def deleted_at(self, name: str | bytes) -> int | None:
         """When the mailbox was deleted (Unix time in microseconds), while its tombstone is kept."""
         return self.probe(name)[1]
 
@@ -160,6 +179,7 @@ class Index(Lookups):
         self._rules = None
 
     def close(self) -> None:
+        """Close the handle; what other threads have under way ends by itself.  Locations and records stay good."""
         self._reader.close()
 
     def __enter__(self) -> Self:

@@ -6,17 +6,16 @@ others), records become MailboxRecord; everything else is in C or in cyrusext.in
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset, strlen
+from libc.string cimport memset
 
-from cyrusext.index._records cimport fill
+from cyrusext.index._library cimport *
+from cyrusext.index._records cimport collect, fill, record_of, records_of, remember
 
-from cyrusext.model import Flag, MailboxRecord, State
 
-cdef tuple STATES = (None, State.RESERVED, State.ACTIVE, State.DELETED)
-cdef dict FLAGS = {int(flag): flag for flag in (Flag(number) for number in range(8))}
+cdef enum:
+    ACL_READY = 4096    # longer ones are asked for twice
 
 
 cdef object failure(int code, dict errors):
@@ -34,31 +33,6 @@ cdef inline int checked(int code, dict errors) except -1:
     return code
 
 
-cdef object flags_of(uint32_t number):
-    flag = FLAGS.get(number)
-    return Flag(number) if flag is None else flag
-
-
-cdef inline str text_of(const char *text):
-    return PyUnicode_DecodeUTF8(text, <Py_ssize_t>strlen(text), NULL)
-
-
-cdef object record_of(const cyx_chunk *chunk, const cyx_chunk_item *item, dict known):
-    """Build a MailboxRecord; `known` keeps one str per server and partition (their C strings live as long as it)."""
-    cdef const char *data = <const char *>chunk.bytes
-    return tuple.__new__(MailboxRecord, (
-        PyBytes_FromStringAndSize(data + item.name_at, <Py_ssize_t>item.name_len),
-        STATES[item.location.state],
-        interned(item.location.server, known),
-        interned(item.location.partition, known),
-        PyBytes_FromStringAndSize(data + item.acl_at, <Py_ssize_t>item.acl_len),
-        item.location.seq,
-        flags_of(item.location.flags),
-        item.location.changed_at,
-        PyUnicode_DecodeUTF8(data + item.by_at, <Py_ssize_t>item.by_len, "replace"),
-    ))
-
-
 cdef object single(int code, cyx_chunk *chunk, dict known, dict errors):
     """The one record of `chunk`, which is freed; None where the code says ABSENT."""
     try:
@@ -67,59 +41,59 @@ cdef object single(int code, cyx_chunk *chunk, dict known, dict errors):
         cyx_chunk_free(chunk)
 
 
-cdef inline str interned(const char *text, dict known):
-    if known is None:
-        return text_of(text)
-    found = known.get(<uintptr_t>text)
-    if found is None:
-        found = known[<uintptr_t>text] = text_of(text)
-    return <str>found
-
-
-cdef int collect(void *context, const char *server, uint64_t count) noexcept with gil:
-    (<dict>context)[text_of(server)] = count
-    return 0
-
-
-cdef int remember(void *context, const cyx_history_item *item) noexcept with gil:
-    """Append one change of a mailbox's history as a tuple; what its entry does not say is None."""
-    cdef const cyx_location *at = &item.location
-    cdef const cyx_location *was = &item.was
-    if not item.detailed:
-        (<list>context).append((item.seq, None))
-        return 0
-    before = (STATES[was.state], text_of(was.server), text_of(was.partition)) if was.state else None
-    (<list>context).append((item.seq, (
-        at.changed_at, STATES[at.state], text_of(at.server), text_of(at.partition), flags_of(at.flags), before,
-        bool(item.acl_changed), PyUnicode_DecodeUTF8(item.by, <Py_ssize_t>item.by_len, "replace"))))
-    return 0
-
-
 cdef class Reader:
-    """A reading handle of the store below `state_dir`; any thread may use it."""
+    """A reading handle of the store below `state_dir`; any thread may use it, and any may close it.
+
+    What keeps the GIL from looking at `closed` to the end of its call in C is safe from `close`.  Everything else holds
+    the handle meanwhile (`held` or `hold`, then `drop`): the last one who drops it after `close` frees it.
+    """
 
     def __cinit__(self, bytes state_dir not None, dict errors not None):
         self.errors = errors
         cdef const char *path = state_dir
         cdef int code
         self.known = {}
+        self.closed = True
         with nogil:
             code = cyx_open(path, &self.handle)
         checked(code, self.errors)
+        self.users = 1
+        self.closed = False
 
     def __dealloc__(self):
-        cyx_close(&self.handle)
+        if not self.closed:
+            self.drop()
 
     cdef cyx_reader *opened(self) except NULL:
-        if self.handle is NULL:
+        if self.closed:
             raise ValueError("the index is closed")
         return self.handle
 
+    cdef cyx_reader *held(self) except NULL:
+        self.opened()
+        self.hold()
+        return self.handle
+
+    cdef int hold(self) noexcept nogil:
+        if self.closed or not cyx_take_up(&self.users):
+            return CYX_EMISUSE
+        return CYX_OK
+
+    cdef void drop(self) noexcept nogil:
+        if cyx_put_down(&self.users):
+            cyx_close(&self.handle)
+
     cdef int begin(self) noexcept nogil:
-        return CYX_EMISUSE if self.handle is NULL else cyx_reader_begin(self.handle)
+        cdef int code = self.hold()
+        if code == CYX_OK:
+            code = cyx_reader_begin(self.handle)
+            if code != CYX_OK:
+                self.drop()
+        return code
 
     cdef void end(self) noexcept nogil:
         cyx_reader_end(self.handle)
+        self.drop()
 
     cdef int entry(self, const char *name, size_t size, cyx_entry *entry_r) noexcept nogil:
         return cyx_reader_entry(self.handle, name, size, entry_r)
@@ -130,13 +104,19 @@ cdef class Reader:
         return listing
 
     cdef int resume(self, cyx_listing *listing) noexcept nogil:
-        return CYX_EMISUSE if self.handle is NULL else cyx_listing_resume(listing, self.handle)
+        cdef int code = self.hold()
+        if code == CYX_OK:
+            code = cyx_listing_resume(listing, self.handle)
+            if code != CYX_OK:
+                self.drop()
+        return code
 
     cdef int next(self, cyx_listing *listing, cyx_entry *entry_r) noexcept nogil:
         return cyx_listing_next(listing, entry_r)
 
     cdef void pause(self, cyx_listing *listing) noexcept nogil:
         cyx_listing_pause(listing)
+        self.drop()
 
     cdef void let_go(self, cyx_listing *listing) noexcept nogil:
         cyx_listing_let_go(listing)
@@ -148,10 +128,11 @@ cdef class Reader:
         return checked(code, self.errors)
 
     def close(self):
-        cdef cyx_reader *handle = self.handle
-        self.handle = NULL
-        with nogil:
-            cyx_close(&handle)
+        """No call begins any more; those under way in other threads end, and the last of them frees the handle."""
+        if not self.closed:
+            self.closed = True
+            with nogil:
+                self.drop()
 
     def refresh(self):
         checked(cyx_refresh(self.opened()), self.errors)
@@ -170,25 +151,37 @@ cdef class Reader:
         """Which hot table answers; 0 where it is the store."""
         return cyx_reader_hot_generation(self.opened())
 
-    cdef str text_at(self, const char *text):
-        """The one str for a server or partition that the handle owns."""
-        return interned(text, self.known)
-
     def get(self, bytes name not None):
         """Return the MailboxRecord, a tombstone too, or None."""
-        cdef cyx_reader *handle = self.opened()
+        cdef cyx_reader *handle = self.held()
         cdef cyx_chunk chunk
         memset(&chunk, 0, sizeof(chunk))
         cdef int code = cyx_reader_get(handle, PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name), &chunk)
-        return single(code, &chunk, self.known, self.errors)
+        try:
+            return single(code, &chunk, self.known, self.errors)
+        finally:
+            self.drop()
+
+    def acl(self, bytes name not None):
+        """Return the ACL of a mailbox, None where there is no such mailbox."""
+        cdef char ready[ACL_READY]
+        cdef size_t size = ACL_READY
+        cdef char *raw = PyBytes_AS_STRING(name)
+        cdef size_t name_size = <size_t>PyBytes_GET_SIZE(name)
+        cdef int code = cyx_acl(self.opened(), raw, name_size, ready, ACL_READY, &size)
+        cdef bytes acl
+        if code == CYX_OK:
+            return PyBytes_FromStringAndSize(ready, <Py_ssize_t>size)
+        while code == CYX_ETOOSMALL:  # again where it has grown meanwhile
+            acl = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
+            code = cyx_acl(self.opened(), raw, name_size, PyBytes_AS_STRING(acl), size, &size)
+        return None if checked(code, self.errors) == CYX_ABSENT else acl[:size]
 
     def chunk(self, bytes prefix not None, bytes server, bytes after not None, size_t limit, bint tombstones):
         """Return at most `limit` records behind `after`, and whether these are the last."""
-        cdef cyx_reader *handle = self.opened()
         cdef cyx_chunk chunk
         cdef cyx_range wanted
         cdef int code
-        cdef size_t i
         memset(&chunk, 0, sizeof(chunk))
         wanted.prefix, wanted.prefix_len = PyBytes_AS_STRING(prefix), <size_t>PyBytes_GET_SIZE(prefix)
         wanted.after, wanted.after_len = PyBytes_AS_STRING(after), <size_t>PyBytes_GET_SIZE(after)
@@ -196,30 +189,31 @@ cdef class Reader:
         if server is not None:
             wanted.server = PyBytes_AS_STRING(server)
         wanted.limit, wanted.tombstones = limit, tombstones
-        with nogil:
-            code = cyx_reader_chunk(handle, &wanted, &chunk)
+        cdef cyx_reader *handle = self.held()
         try:
+            with nogil:
+                code = cyx_reader_chunk(handle, &wanted, &chunk)
             checked(code, self.errors)
-            return [record_of(&chunk, &chunk.items[i], self.known) for i in range(chunk.count)], bool(chunk.done)
+            return records_of(&chunk, self.known), bool(chunk.done)
         finally:
             cyx_chunk_free(&chunk)
+            self.drop()
 
     def changed(self, uint64_t after, size_t limit):
         """Return (records, seq of the first change looked at or 0, of the last one, its mark, no more follow)."""
-        cdef cyx_reader *handle = self.opened()
         cdef cyx_chunk chunk
         cdef cyx_changed changed
         cdef int code
-        cdef size_t i
         memset(&chunk, 0, sizeof(chunk))
-        with nogil:
-            code = cyx_reader_changed(handle, after, limit, &chunk, &changed)
+        cdef cyx_reader *handle = self.held()
         try:
+            with nogil:
+                code = cyx_reader_changed(handle, after, limit, &chunk, &changed)
             checked(code, self.errors)
-            records = [record_of(&chunk, &chunk.items[i], self.known) for i in range(chunk.count)]
-            return records, changed.first, changed.upto, changed.mark, bool(chunk.done)
+            return records_of(&chunk, self.known), changed.first, changed.upto, changed.mark, bool(chunk.done)
         finally:
             cyx_chunk_free(&chunk)
+            self.drop()
 
     def mark(self, uint64_t seq):
         """Return the mark of the change under `seq`, None where the log does not have it."""
@@ -231,7 +225,11 @@ cdef class Reader:
         """Return (seq, details or None) for each logged change of one mailbox, oldest first."""
         cdef list found = []
         cdef size_t size = <size_t>PyBytes_GET_SIZE(name)
-        checked(cyx_reader_history(self.opened(), PyBytes_AS_STRING(name), size, remember, <void *>found), self.errors)
+        cdef cyx_reader *handle = self.held()
+        try:
+            checked(cyx_reader_history(handle, PyBytes_AS_STRING(name), size, remember, <void *>found), self.errors)
+        finally:
+            self.drop()
         return found
 
     def fresh(self, uint64_t max_age_ms):
@@ -248,20 +246,22 @@ cdef class Reader:
 
     def copy(self, int fd):
         """Write the whole store, as it is now, to the empty file `fd`."""
-        cdef cyx_reader *handle = self.opened()
+        cdef cyx_reader *handle = self.held()
         cdef int code
         with nogil:
             code = cyx_reader_copy(handle, fd)
+            self.drop()
         checked(code, self.errors)
 
     def stat(self):
         """Return (active, reserved, tombstones, seq, bytes used, map size, live records by server)."""
         cdef cyx_stat numbers
-        cdef cyx_reader *handle = self.opened()
         cdef dict servers = {}
+        cdef cyx_reader *handle = self.held()
         cdef int code = cyx_reader_stat(handle, &numbers)
         if code >= 0:
             code = cyx_reader_servers(handle, collect, <void *>servers)
+        self.drop()
         checked(code, self.errors)
         return (numbers.counts.active, numbers.counts.reserved, numbers.counts.tombstones, numbers.seq,
                 numbers.bytes_used, numbers.map_size, servers)

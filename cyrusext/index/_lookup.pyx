@@ -1,168 +1,205 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Look-ups from Python at the speed of the hot table: a C method that allocates one small object for a hit.
+"""Look-ups from Python at the speed of the hot table: a C method that makes nothing new for a hit.
 
-Rule: the texts and enumerations of an answer are the same objects each time; only the Location is new.
+Rule: there is one Location for each place (server, partition, state, flags), made when it is first met and kept as long
+as the index; an answer is a reference to it.
 """
 
-cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.list cimport PyList_New, PyList_SET_ITEM
-from cpython.ref cimport Py_INCREF
-from libc.stdint cimport uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport free, malloc
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
+from cpython.ref cimport Py_INCREF, PyObject
+from cpython.unicode cimport PyUnicode_Check
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
 
-from cyrusext.index._cyx cimport CYX_OK, Reader, cyx_location, cyx_name
+from cyrusext.index._cyx cimport Reader
+from cyrusext.index._library cimport CYX_MAX_NAME, CYX_OK, cyx_location, cyx_name
+from cyrusext.index._records cimport flags_of, interned
 
-from cyrusext.model import Flag, ServerPartition, State
+from cyrusext.errors import InvalidName
+from cyrusext.model import Location, State, check_name
+
+cdef extern from "Python.h":
+    bint PyUnicode_IS_ASCII(object text)
+    const char *PyUnicode_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 cdef enum:
-    ROUTES = 4096   # different places that are remembered, about; a power of two
-    NEAR = 8        # how far from its own slot one may be
+    FEW = 256       # places that there is room for at first; a power of two
+    PIECE = 256     # names that `lookup_many` hands over at once
 
 cdef tuple STATES = (None, State.RESERVED, State.ACTIVE, State.DELETED)
 
-
-@cython.final
-@cython.no_gc
-cdef class Route:
-    """A place that was met: the numbers it is known by, and what Python sees of it."""
-
-    cdef const char *server_at
-    cdef const char *partition_at
-    cdef uint32_t state_number, flag_bits
-    cdef object server, partition, state, flags
+cdef struct Place:
+    # The texts belong to the Reader, which never gives the same address to two.
+    const char *server
+    const char *partition
+    uint32_t state, flags
+    PyObject *location  # `Lookups._locations` has it; NULL: nothing stands here
 
 
-# It refers to nothing that could refer to it: the collector need not know it.
-@cython.final
-@cython.no_gc
-@cython.freelist(256)
-cdef class Location:
-    """What a lookup found: `name`, `server`, `partition`, `state`, `flags`, and on demand the `acl`."""
+cdef inline object pointed(object name, cyx_name *raw):
+    """Point `raw` to the bytes of `name`; return what has to be kept meanwhile."""
+    if PyUnicode_Check(name) and PyUnicode_IS_ASCII(name):
+        raw.data, raw.len = PyUnicode_DATA(name), <size_t>PyUnicode_GET_LENGTH(name)
+        return name
+    if not PyBytes_Check(name):
+        name = encoded(name)
+    raw.data, raw.len = PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name)
+    return name
 
-    cdef Lookups _index
-    cdef Route _route
-    cdef readonly bytes name
 
-    @property
-    def server(self):
-        return self._route.server
+cdef inline bint is_name(const cyx_name *raw) noexcept:
+    """Can a record have this name?"""
+    cdef size_t i
+    cdef uint8_t byte
+    if raw.len == 0 or raw.len > CYX_MAX_NAME:
+        return False
+    for i in range(raw.len):
+        byte = <uint8_t>raw.data[i]
+        if byte < 0x20 and (byte == 0 or byte == 0x0A or byte == 0x0D or byte == 0x1D or byte == 0x1F):
+            return False
+    return True
 
-    @property
-    def partition(self):
-        return self._route.partition
 
-    @property
-    def state(self):
-        return self._route.state
+cpdef bytes encoded(name):
+    """The bytes of a name or address: str is encoded as UTF-8, and what `surrogateescape` decoded becomes itself again.
 
-    @property
-    def flags(self):
-        return self._route.flags
-
-    @property
-    def location(self):
-        return ServerPartition(self._route.server, self._route.partition)
-
-    @property
-    def acl(self):
-        """The ACL as it is now (empty if the mailbox is gone meanwhile).  Raises as `Index.lookup`."""
-        record = self._index._reader.get(self.name)
-        return record.acl if record is not None and record.state is not State.DELETED else b""
-
-    def __eq__(self, other):
-        if not isinstance(other, Location):
-            return NotImplemented
-        cdef Location that = <Location>other
-        return (self.name == that.name and self.server == that.server and self.partition == that.partition
-                and self.state is that.state and self.flags == that.flags)
-
-    def __hash__(self):
-        return hash((self.name, self.server, self.partition, self.state))
-
-    def __repr__(self):
-        return f"Location({self.name!r}, {self.location!s}, {self.state.name})"
+    Raises InvalidName for a str that stands for no bytes, TypeError for what is neither.
+    """
+    if PyBytes_Check(name):
+        return name
+    if not PyUnicode_Check(name):
+        raise TypeError(f"a mailbox name is bytes or str, not {type(name).__name__}")
+    try:
+        return (<str>name).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise InvalidName("name has a surrogate, which stands for no bytes") from None
 
 
 cdef class Lookups:
     """The part of an Index that looks mailboxes up."""
 
     cdef readonly Reader _reader
-    cdef list _routes
+    cdef dict _locations
+    cdef Place *_places
+    cdef size_t _mask, _met
+
+    def __cinit__(self):
+        self._places = <Place *>calloc(FEW, sizeof(Place))
+        if self._places is NULL:
+            raise MemoryError
+        self._mask = FEW - 1
+        self._locations = {}
+
+    def __dealloc__(self):
+        free(self._places)
 
     def __init__(self, bytes state_dir not None, dict errors not None):
         self._reader = Reader(state_dir, errors)
-        self._routes = [None] * (ROUTES + NEAR)
 
-    cdef Route route_of(self, const cyx_location *at):
+    cdef inline Place *place_of(self, const cyx_location *at) noexcept:
+        """Where this place stands, or would."""
         cdef uint64_t mixed = <uint64_t><uintptr_t>at.server + 3 * <uint64_t><uintptr_t>at.partition
         mixed = (mixed + at.state * 8 + at.flags) * <uint64_t>0x9E3779B97F4A7C15
-        cdef Py_ssize_t first = <Py_ssize_t>(mixed >> 40) & (ROUTES - 1)
-        cdef Py_ssize_t slot
-        cdef Route route
-        for slot in range(first, first + NEAR):
-            known = self._routes[slot]
-            if known is None:
-                break
-            route = <Route>known
-            if (route.server_at == at.server and route.partition_at == at.partition
-                    and route.state_number == at.state and route.flag_bits == at.flags):
-                return route
-        else:
-            slot = first
-        route = Route.__new__(Route)
-        route.server_at, route.partition_at = at.server, at.partition
-        route.state_number, route.flag_bits = at.state, at.flags
-        route.server, route.partition = self._reader.text_at(at.server), self._reader.text_at(at.partition)
-        route.state, route.flags = STATES[at.state], Flag(at.flags)
-        self._routes[slot] = route
-        return route
+        cdef size_t i = <size_t>(mixed >> 32) & self._mask
+        cdef Place *place = &self._places[i]
+        while place.location is not NULL and not (place.server == at.server and place.partition == at.partition
+                                                  and place.state == at.state and place.flags == at.flags):
+            i = (i + 1) & self._mask
+            place = &self._places[i]
+        return place
 
-    cdef Location location_of(self, bytes name, const cyx_location *at):
-        cdef Location found = Location.__new__(Location)
-        found._index = self
-        found._route = self.route_of(at)
-        found.name = name
-        return found
+    cdef inline object location_of(self, const cyx_location *at):
+        cdef Place *place = self.place_of(at)
+        return <object>place.location if place.location is not NULL else self.meet(at)
 
-    def lookup(self, bytes name not None):
+    cdef object meet(self, const cyx_location *at):
+        """The Location of a place that was not met yet, or not under these addresses."""
+        self._reader.held()  # `at` has texts of its own, and what is made here may let other threads run
+        try:
+            server, partition = interned(at.server, self._reader.known), interned(at.partition, self._reader.known)
+            made = Location(server, partition, STATES[at.state], flags_of(at.flags))
+            made = self._locations.setdefault(made, made)
+            self.remember(at, <PyObject *>made)
+            return made
+        finally:
+            self._reader.drop()
+
+    cdef int remember(self, const cyx_location *at, PyObject *made) except -1:
+        if 2 * self._met >= self._mask:
+            self.grow()
+        cdef Place *place = self.place_of(at)
+        self._met += place.location is NULL
+        place[0] = Place(at.server, at.partition, at.state, at.flags, made)
+        return 0
+
+    cdef int grow(self) except -1:
+        cdef Place *old = self._places
+        cdef size_t count = self._mask + 1, i
+        cdef cyx_location at
+        cdef Place *wider = <Place *>calloc(2 * count, sizeof(Place))
+        if wider is NULL:
+            raise MemoryError
+        self._places, self._mask = wider, 2 * count - 1
+        for i in range(count):
+            if old[i].location is not NULL:
+                at.server, at.partition = old[i].server, old[i].partition
+                at.state, at.flags = old[i].state, old[i].flags
+                self.place_of(&at)[0] = old[i]
+        free(old)
+        return 0
+
+    def lookup(self, name):
         """Where the mailbox with this internal name is; None if there is no record of it."""
         cdef cyx_location at
-        if self._reader.locate(PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name), &at) != CYX_OK:
-            return None
-        return self.location_of(name, &at)
+        cdef cyx_name raw
+        kept = pointed(name, &raw)
+        if self._reader.locate(raw.data, raw.len, &at) == CYX_OK:
+            return self.location_of(&at)
+        if not is_name(&raw):
+            check_name(encoded(kept))
+        return None
 
-    def probe(self, bytes name not None):
+    def probe(self, name):
         """What `lookup` and `deleted_at` say, at one moment, by the store itself."""
         cdef cyx_location at
-        if self._reader.inspect(PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name), &at) == CYX_OK:
-            return self.location_of(name, &at), None
+        cdef bytes raw = check_name(encoded(name))
+        if self._reader.inspect(PyBytes_AS_STRING(raw), <size_t>PyBytes_GET_SIZE(raw), &at) == CYX_OK:
+            return self.location_of(&at), None
         return None, at.changed_at if at.state else None
 
     def lookup_many(self, names):
         """`lookup` for each of `names`, in their order; what it takes from memory is fetched side by side."""
         cdef list wanted = names if type(names) is list else list(names)
-        cdef Py_ssize_t count = len(wanted)
-        cdef Py_ssize_t i
-        cdef bytes name
-        cdef object found
+        cdef Py_ssize_t count = PyList_GET_SIZE(wanted)
+        cdef Py_ssize_t at
         cdef list answer = PyList_New(count)
-        cdef cyx_name *raw = <cyx_name *>malloc((count + 1) * sizeof(cyx_name))
-        cdef cyx_location *at = <cyx_location *>malloc((count + 1) * sizeof(cyx_location))
-        try:
-            if raw is NULL or at is NULL:
-                raise MemoryError
-            for i in range(count):
-                name = wanted[i]
-                if name is None:
-                    raise TypeError("a mailbox name is bytes, not None")
-                raw[i].data, raw[i].len = PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name)
-            self._reader.locate_many(raw, <size_t>count, at)
-            for i in range(count):
-                found = self.location_of(<bytes>wanted[i], &at[i]) if at[i].state else None
-                Py_INCREF(found)
-                PyList_SET_ITEM(answer, i, found)
-            return answer
-        finally:
-            free(raw)
-            free(at)
+        for at in range(0, count, PIECE):
+            if PyList_GET_SIZE(wanted) != count:
+                raise RuntimeError("the list changed while it was looked up")
+            self.look_up(wanted, answer, at, min(at + PIECE, count))
+        return answer
+
+    cdef int look_up(self, list wanted, list answer, Py_ssize_t start, Py_ssize_t end) except -1:
+        cdef cyx_name raw[PIECE]
+        cdef cyx_location at[PIECE]
+        cdef list kept = None
+        cdef Py_ssize_t i
+        cdef object name, found
+        raw[0].data, raw[0].len = NULL, 0
+        for i in range(start, end):
+            name = <object>PyList_GET_ITEM(wanted, i)
+            found = pointed(name, &raw[i - start])
+            if found is not name:
+                kept = kept or []
+                kept.append(found)
+        self._reader.locate_many(raw, <size_t>(end - start), at)
+        for i in range(start, end):
+            if not at[i - start].state and not is_name(&raw[i - start]):
+                check_name(raw[i - start].data[:raw[i - start].len])
+        for i in range(start, end):  # from here on new objects may be made: the names are not looked at any more
+            found = self.location_of(&at[i - start]) if at[i - start].state else None
+            Py_INCREF(found)
+            PyList_SET_ITEM(answer, i, found)
+        return 0

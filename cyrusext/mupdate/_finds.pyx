@@ -9,7 +9,8 @@ answered here is answered byte for byte as there.
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.string cimport memchr
 
-from cyrusext.index._cyx cimport CYX_ABSENT, CYX_DELETED, CYX_OK, Reader, cyx_entry
+from cyrusext.index._cyx cimport Reader
+from cyrusext.index._library cimport CYX_ABSENT, CYX_DELETED, CYX_OK, cyx_entry
 from cyrusext.mupdate._lines cimport LINE, MAX_TAG, Lines, make_room, put, put_entry, release
 from cyrusext.wire._framer cimport Framer
 

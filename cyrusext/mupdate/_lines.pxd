@@ -7,7 +7,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, strlen
 
-from cyrusext.index._cyx cimport CYX_ACTIVE, CYX_DELETED, CYX_RESERVED, cyx_entry
+from cyrusext.index._library cimport CYX_ACTIVE, CYX_DELETED, CYX_RESERVED, cyx_entry
 
 cdef enum:
     MAX_TAG = 128

@@ -10,7 +10,7 @@ cimport cython
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memcmp
 
-from cyrusext.index._cyx cimport CYX_ABSENT, CYX_DELETED, CYX_ENOMEM, CYX_OK, cyx_entry
+from cyrusext.index._library cimport CYX_ABSENT, CYX_DELETED, CYX_ENOMEM, CYX_OK, cyx_entry
 from cyrusext.mupdate._lines cimport Lines, keep, make_room, put, put_entry, release, stride
 from cyrusext.mupdate._walk cimport MORE, Walk, is_odd
 

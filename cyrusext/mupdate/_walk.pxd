@@ -1,6 +1,7 @@
 """What the walk in plain byte order (_sorted.pyx) takes over from the walk."""
 
-from cyrusext.index._cyx cimport Reader, cyx_entry, cyx_listing
+from cyrusext.index._cyx cimport Reader
+from cyrusext.index._library cimport cyx_entry, cyx_listing
 from cyrusext.mupdate._lines cimport Lines
 
 

@@ -9,7 +9,8 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memchr, memcmp, strlen
 
-from cyrusext.index._cyx cimport CYX_ABSENT, CYX_ENOMEM, CYX_OK, Reader, cyx_entry
+from cyrusext.index._cyx cimport Reader
+from cyrusext.index._library cimport CYX_ABSENT, CYX_ENOMEM, CYX_OK, cyx_entry
 from cyrusext.mupdate._lines cimport keep, make_room, put, put_entry, release, split
 
 cdef enum:

@@ -126,7 +126,6 @@ def test_the_history_of_a_mailbox(store: Store, tmp_path: Path) -> None:
     with cyrusext.open(tmp_path / "state") as index:
         events = index.history(b"user.a")
         assert index.history(b"user.nobody") == []
-        assert index.history(b"") == []
     assert [(event.changed_at, event.action, event.server, event.acl_changed) for event in events] == [
         (1, "reserve", "be1", False),
         (2, "activate", "be1", True),
