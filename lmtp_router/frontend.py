@@ -42,6 +42,7 @@ class Frontend:
         self.sessions: set[Session] = set()
         self.orphans: set[Transaction] = set()
         self.draining = False
+        self._retired = False
         self.greeting = reply(220, f"{settings.hostname} LMTP cyrusext ready").raw
         self.journal = Journal(settings.disclosure)
         self._routing = routing
@@ -73,7 +74,7 @@ class Frontend:
         self._note_empty()
 
     def _note_empty(self) -> None:
-        if self.draining and not self.sessions and not self.orphans:
+        if self._retired and not self.sessions and not self.orphans:
             self._empty.set()
 
     def next_id(self) -> str:
@@ -96,16 +97,26 @@ class Frontend:
             self._servers.append(server)
         self._sweeper = self._loop.create_task(self._sweep())
 
-    async def stop(self) -> None:
-        """Take no more clients, let transactions end for `DRAIN_S`, then cut."""
+    def retire(self) -> None:
+        """Take no more clients; serve those that are there as ever."""
         for server in self._servers:
             server.close()
+        self._servers.clear()
+        self._retired = True
+        self._note_empty()
+
+    async def emptied(self, timeout_s: float) -> None:
+        """Wait until the clients of a frontend that takes no more are gone, but no longer than so."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), timeout_s)
+
+    async def stop(self) -> None:
+        """Take no more clients, let transactions end for `DRAIN_S`, then cut."""
+        self.retire()
         self.draining = True
         for session in list(self.sessions):
             session.drain()
-        self._note_empty()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), DRAIN_S)
+        await self.emptied(DRAIN_S)
         log.info("lmtp.drained", cut=len(self.sessions))
         for session in list(self.sessions):
             session.abort()

@@ -30,6 +30,11 @@ class Counts(msgspec.Struct):
         self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
         self.total += other.total
 
+    def since(self, before: Counts) -> Counts:
+        """Return what was counted after `before`, an earlier state of this."""
+        fresh = [a - b for a, b in zip(self.counts, before.counts, strict=True)]
+        return Counts(fresh, self.total - before.total)
+
     def histogram(self) -> Histogram:
         """Return it as metrics show it."""
         shown = Histogram(PHASE_BOUNDS_S)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,11 +12,12 @@ import click
 import cyrusext
 from cyrusext.cli.options import complain, config_option, dry_run_option, force_option, format_option
 from cyrusext.cli.output import Cell, print_rows
+from cyrusext.cli.progress import progress_bar
 from cyrusext.errors import InputError
 from cyrusext.manage.compare import differences
 from cyrusext.manage.control import ControlClient
 from cyrusext.manage.dump import DumpFormat, write_csv, write_ctl, write_map
-from cyrusext.manage.transfer import ImportFile, Progress, Totals, apply_all, keep_known
+from cyrusext.manage.transfer import ImportFile, Totals, apply_all, keep_known
 from cyrusext.manage.undo import UndoWriter
 from cyrusext.runtime.config import Config
 
@@ -49,7 +48,7 @@ def import_command(
     """
     rules = config.names.rules()
     with contextlib.ExitStack() as stack:
-        checking = stack.enter_context(_progress("checking", _size(file)))
+        checking = stack.enter_context(progress_bar("checking", _size(file)))
         source = stack.enter_context(ImportFile(file, rules, server=server, progress=checking))
         node = stack.enter_context(ControlClient(config.node.run_dir, timeout_s=120))
         changes = source.changes()
@@ -59,7 +58,7 @@ def import_command(
         undo = None
         if not dry_run:
             undo = stack.enter_context(UndoWriter(undo_file or _undo_beside(file), str(file)))
-        applying = stack.enter_context(_progress("importing", source.mailboxes))
+        applying = stack.enter_context(progress_bar("importing", source.mailboxes))
         try:
             totals = apply_all(node, changes, force=force, dry_run=dry_run, undo=undo, progress=applying)
         finally:
@@ -114,7 +113,7 @@ def compare_command(ctx: click.Context, config: Config, file: Path, server: str,
     """
     columns = ("name", "difference", "here", "there")
     with contextlib.ExitStack() as stack:
-        checking = stack.enter_context(_progress("checking", _size(file)))
+        checking = stack.enter_context(progress_bar("checking", _size(file)))
         source = stack.enter_context(ImportFile(file, config.names.rules(), server=server, progress=checking))
         if source.is_undo:
             raise InputError(f"{file}: an undo file is no list of mailboxes")
@@ -147,31 +146,3 @@ def _undo_beside(file: Path) -> Path:
 
 def _size(file: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
-
-
-@contextlib.contextmanager
-def _progress(title: str, total: int) -> Iterator[Progress | None]:
-    """A progress bar on standard error, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    # Imported here, for it takes longer than most commands run.
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    # Drawn by ourselves, ten times a second at most: the thread that would draw it is not waited for by its library,
-    # and a thread that is still there when the interpreter ends can abort it.
-    with Bar(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
-        task = bar.add_task(title, total=total or None)
-        drawn = 0.0
-
-        def advance(done: int) -> None:
-            nonlocal drawn
-            bar.advance(task, done)
-            if time.monotonic() - drawn >= 0.1:
-                drawn = time.monotonic()
-                bar.refresh()
-
-        yield advance

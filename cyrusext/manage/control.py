@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -63,14 +63,27 @@ _CODES: dict[str, type[CyrusExtError]] = {
 }
 
 
-class ControlClient:
-    """A connection to the node whose run_dir is `run_dir`.
+class Daemon(NamedTuple):
+    """Who is asked: its socket in run_dir, and how its command starts it."""
 
-    Raises NodeUnavailable where no node serves it, and the node's own error, by its code, where it refuses a request.
+    name: str
+    socket: str
+    command: str
+
+
+NODE = Daemon("node", "control", "cyrusext node")
+ROUTER = Daemon("router", "router-control", "lmtp-router")
+
+
+class ControlClient:
+    """A connection to the node, or another `daemon`, whose run_dir is `run_dir`.
+
+    Raises NodeUnavailable where none serves it, and its own error, by its code, where it refuses a request.
     """
 
-    def __init__(self, run_dir: Path, *, timeout_s: float = 30.0) -> None:
-        self._path = run_dir / "control"
+    def __init__(self, run_dir: Path, *, timeout_s: float = 30.0, daemon: Daemon = NODE) -> None:
+        self._path = run_dir / daemon.socket
+        self._daemon = daemon
         self._timeout_s = timeout_s
         self._incoming = bytearray()
         self._outgoing: deque[memoryview] = deque()
@@ -83,7 +96,7 @@ class ControlClient:
             self._socket.setblocking(False)
         except OSError as error:
             self._socket.close()
-            raise NodeUnavailable(_why_unreachable(self._path, error)) from error
+            raise NodeUnavailable(_why_unreachable(daemon, self._path, error)) from error
 
     def __enter__(self) -> Self:
         return self
@@ -191,16 +204,18 @@ class ControlClient:
     def _lost(self, event: str) -> NodeUnavailable:
         self._socket.close()
         return NodeUnavailable(
-            f"the node at {self._path} {event}; whether it did what was asked is unknown, and asking again is harmless"
+            f"the {self._daemon.name} at {self._path} {event};"
+            " whether it did what was asked is unknown, and asking again is harmless"
         )
 
 
-def _why_unreachable(path: Path, error: OSError) -> str:
+def _why_unreachable(daemon: Daemon, path: Path, error: OSError) -> str:
     if isinstance(error, PermissionError):
-        return f"no right to use {path}: become root or the user or group of the node"
+        return f"no right to use {path}: become root or the user or group of the {daemon.name}"
     if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-        return f"no node is running at {path}: start `cyrusext node` with the same configuration, or give it with -c"
-    return f"the node at {path} can not be reached: {error.strerror or error}"
+        start = f"start `{daemon.command}` with the same configuration, or give it with -c"
+        return f"no {daemon.name} is running at {path}: {start}"
+    return f"the {daemon.name} at {path} can not be reached: {error.strerror or error}"
 
 
 def _who() -> str:

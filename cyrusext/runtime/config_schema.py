@@ -301,9 +301,12 @@ class LogSection(Section, frozen=True):
 
 
 class MetricsSection(Section, frozen=True):
-    """Metrics and health over HTTP."""
+    """Metrics and health over HTTP: /metrics, /healthz and /readyz."""
 
-    listen: Annotated[str, Meta(description="Where /metrics, /healthz and /readyz answer; empty: nowhere.")] = ""
+    listen: Annotated[str, Meta(description="Where the node answers; empty: nowhere.")] = ""
+    router_listen: Annotated[
+        str, Meta(description="Where the router answers, for it and the node read one file; empty: nowhere.")
+    ] = ""
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -5,7 +5,10 @@ Rule: a daemon that promises so many connections asks for as many descriptors, a
 
 from __future__ import annotations
 
+import os
 import resource
+from collections.abc import Set
+from pathlib import Path
 
 SPARE = 256
 """Descriptors for everything but connections: store, log, listeners, login threads."""
@@ -22,3 +25,20 @@ def allow(connections: int) -> int:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return connections if soft == resource.RLIM_INFINITY else min(connections, max(1, soft - SPARE))
+
+
+def blank_others(keep: Set[int]) -> None:
+    """Have every open descriptor but those of `keep` lead nowhere, in a child that goes on with its parent's objects.
+
+    They stay open, on /dev/null: an object of the parent's that closes its descriptor later closes no other one's.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        fd = int(entry.name)
+        if fd not in keep and fd != nowhere:
+            try:
+                os.fstat(fd)
+            except OSError:  # the one of the listing itself
+                continue
+            os.dup2(nowhere, fd, inheritable=False)
+    os.close(nowhere)

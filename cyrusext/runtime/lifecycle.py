@@ -32,14 +32,20 @@ class Service(Protocol):
 class Lifecycle:
     """Runs `services`; the later ones may rely on the earlier ones from their start to their stop.
 
-    `watchdog` is fed while they run.
+    `watchdog` is fed while they run, and so is systemd's while `alive` says that all is well.
     """
 
     def __init__(
-        self, services: Sequence[Service], *, stop_timeout_s: float = 10.0, watchdog: Watchdog | None = None
+        self,
+        services: Sequence[Service],
+        *,
+        stop_timeout_s: float = 10.0,
+        watchdog: Watchdog | None = None,
+        alive: Callable[[], bool] = lambda: True,
     ) -> None:
         self._services = services
         self._watchdog = watchdog
+        self._alive = alive
         self._stop_timeout_s = stop_timeout_s
         self._stopping = asyncio.Event()
         self._reload_asked = asyncio.Event()
@@ -93,7 +99,8 @@ class Lifecycle:
                 await asyncio.wait_for(self._stopping.wait(), period_s)
             if self._watchdog is not None:
                 self._watchdog.feed()
-            systemd.notify("WATCHDOG=1")
+            if self._alive():
+                systemd.notify("WATCHDOG=1")
         if self._watchdog is not None:
             self._watchdog.stop()
 

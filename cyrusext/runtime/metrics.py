@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -24,15 +25,18 @@ MAX_HEAD = 8 << 10
 """Longest request head in bytes."""
 MAX_CONNECTIONS = 64
 
-Values = Mapping[str, float | Mapping[str, float] | Histogram]
-"""Metric → value, or → value by what its label says, or → how often which duration."""
+Label = str | tuple[str, ...]
+Values = Mapping[str, float | Mapping[Label, float] | Mapping[str, float] | Mapping[str, Histogram] | Histogram]
+"""Metric → value, or → value by what its label or labels say, or → how often which duration, or that by a label."""
 DEFAULT_LABEL = "server"
 
 
 class _Read(Collector):
     """Asks for the values at each scrape."""
 
-    def __init__(self, values: Callable[[], Values], help_texts: Mapping[str, str], labels: Mapping[str, str]) -> None:
+    def __init__(
+        self, values: Callable[[], Values], help_texts: Mapping[str, str], labels: Mapping[str, Label]
+    ) -> None:
         self._values, self._help, self._labels = values, help_texts, labels
 
     def describe(self) -> list[Metric]:
@@ -44,24 +48,37 @@ class _Read(Collector):
             if isinstance(value, Histogram):
                 yield HistogramMetricFamily(name, text, buckets=value.cumulative(), sum_value=value.total)
             elif isinstance(value, Mapping):
-                labels = [self._labels.get(name, DEFAULT_LABEL)]
-                kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-                family = kind(name, text, labels=labels)
-                for label, number in value.items():
-                    family.add_metric([label], number)
-                yield family
+                yield self._labelled(name, text, value)
             elif name.endswith("_total"):
                 yield CounterMetricFamily(name, text, value=value)
             else:
                 yield GaugeMetricFamily(name, text, value=value)
 
+    def _labelled(self, name: str, text: str, values: Mapping[Any, float | Histogram]) -> Metric:
+        names = _several(self._labels.get(name, DEFAULT_LABEL))
+        if any(isinstance(value, Histogram) for value in values.values()):
+            histograms = HistogramMetricFamily(name, text, labels=names)
+            for label, value in values.items():
+                assert isinstance(value, Histogram)
+                histograms.add_metric(_several(label), buckets=value.cumulative(), sum_value=value.total)
+            return histograms
+        family = (CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily)(name, text, labels=names)
+        for label, value in values.items():
+            assert not isinstance(value, Histogram)
+            family.add_metric(_several(label), value)
+        return family
+
+
+def _several(label: Label) -> tuple[str, ...]:
+    return (label,) if isinstance(label, str) else label
+
 
 def new_registry(
-    values: Callable[[], Values], help_texts: Mapping[str, str], labels: Mapping[str, str] | None = None
+    values: Callable[[], Values], help_texts: Mapping[str, str], labels: Mapping[str, Label] | None = None
 ) -> CollectorRegistry:
     """Return a registry of the process's own figures and of what `values` returns at each scrape.
 
-    `labels` names the label of a metric that has values by something else than the server.
+    `labels` names the label, or labels, of a metric that has values by something else than the server.
     """
     registry = CollectorRegistry()
     for kind in (ProcessCollector, PlatformCollector, GCCollector):
