@@ -27,6 +27,7 @@ LIBCYREXT = [
     "csrc/libcyrusext/env.c",
     "csrc/libcyrusext/error.c",
     "csrc/libcyrusext/failpoint.c",
+    "csrc/libcyrusext/guard.c",
     "csrc/libcyrusext/heartbeat.c",
     "csrc/libcyrusext/hot.c",
     "csrc/libcyrusext/hot_build.c",

@@ -34,6 +34,9 @@ static void after_fork_child(void)
 
 static void prepare(void) { (void)pthread_atfork(before_fork, after_fork_parent, after_fork_child); }
 
+void cyx_env_lock_registry(void) { (void)pthread_mutex_lock(&registry_lock); }
+void cyx_env_unlock_registry(void) { (void)pthread_mutex_unlock(&registry_lock); }
+
 unsigned cyx_fork_generation(void) { return __atomic_load_n(&generation, __ATOMIC_ACQUIRE); }
 
 typedef struct paths {

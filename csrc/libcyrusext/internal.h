@@ -70,6 +70,7 @@ uint32_t cyx_crc32c(uint32_t crc, const void *data, size_t len);
 /* key.c */
 #define CYX_KEY_DOMAIN 0x1D /* in a key, what ends the domain */
 CYX_MUST_CHECK int cyx_key_from_name(const void *name, size_t len, uint8_t key_r[CYX_KEY_MAX], size_t *key_len_r);
+CYX_MUST_CHECK int cyx_name_check(const void *name, size_t len); /* CYX_EINVAL: no mailbox can have it */
 bool cyx_key_is_name(const uint8_t *key, size_t key_len);
 CYX_MUST_CHECK int cyx_name_from_key(const uint8_t *key, size_t key_len, uint8_t name_r[CYX_MAX_NAME], size_t *len_r);
 /* The one or two key prefixes below which lie all names that start with `prefix`, in order; returns how many. */
@@ -123,6 +124,8 @@ void cyx_env_release(cyx_env *env);
 bool cyx_env_current(const cyx_env *env, const char *state_dir); /* is it still the file at this place? */
 bool cyx_env_follow_size(cyx_env *env); /* the caller has no transaction */
 unsigned cyx_fork_generation(void);
+void cyx_env_lock_registry(void); /* nobody forks meanwhile */
+void cyx_env_unlock_registry(void);
 /* One writer per store; the lock is held until the file descriptor is given back. */
 CYX_MUST_CHECK int cyx_env_claim_writer(cyx_env *env, const char *state_dir, int *fd_r);
 void cyx_env_release_writer(cyx_env *env, int fd);
@@ -178,9 +181,25 @@ typedef struct cyx_hot {
     cyx_lines lines;
 } cyx_hot;
 
-/* reader.c, lookup.c, chunk.c */
+/* lookup.c: one generation of the hot table as a handle uses it, and the routes that it has met.  Who has it by a guard
+ * (guard.h) or has the handle's lock may read it. */
+typedef struct cyx_known_route {
+    const char *server, *partition; /* server NULL: not met yet; it is written last */
+    uint32_t state, flags;
+} cyx_known_route;
+
+typedef struct cyx_table {
+    cyx_hot hot;
+    struct cyx_table *next;  /* of those that were given up */
+    uint64_t alive_until_ns; /* so long a miss is believed without a look at the heartbeat; of the coarse clock */
+    cyx_known_route known[]; /* by number */
+} cyx_table;
+
+/* reader.c, lookup.c, chunk.c.  All but `table` is the lock's. */
 struct cyx_reader {
-    pthread_mutex_t lock;
+    _Alignas(64) cyx_table *table; /* the one in use, or NULL; only swapped, and alone in its cache line */
+    _Alignas(64) pthread_mutex_t lock;
+    bool busy; /* somebody has the lock: what a child forked now finds may be half done */
     char *state_dir;
     char *run_dir;
     cyx_env *env;
@@ -193,9 +212,8 @@ struct cyx_reader {
     unsigned fork_generation;
     dev_t dev; /* whose numbers `servers` and `partitions` hold */
     ino_t ino;
-    cyx_hot hot;
-    struct cyx_known_route *known; /* by number: the routes that were met */
-    uint64_t hot_tried_ns, alive_until_ns;
+    cyx_table *given_up; /* and not unmapped yet, for a thread may be in it */
+    uint64_t hot_tried_ns;
 };
 CYX_MUST_CHECK int cyx_reader_lock(cyx_reader *reader); /* and open the store if need be; on an error nothing is locked */
 void cyx_reader_unlock(cyx_reader *reader);
@@ -208,7 +226,8 @@ CYX_MUST_CHECK int cyx_reader_entry(cyx_reader *reader, const char *name, size_t
 /* Inside a transaction.  A name that no record can have is absent. */
 CYX_MUST_CHECK int cyx_reader_find(cyx_reader *reader, const char *name, size_t len, MDB_val *key_r,
                                    uint8_t raw_key[CYX_KEY_MAX], cyx_packed *record_r);
-void cyx_reader_drop_hot(cyx_reader *reader);           /* lookup.c */
+void cyx_reader_drop_hot(cyx_reader *reader);           /* lookup.c; the next look-up looks for a table */
+void cyx_reader_free_hot(cyx_reader *reader);           /* all of them, once nobody is inside */
 uint64_t cyx_reader_hot_generation(cyx_reader *reader); /* 0: the store answers */
 CYX_MUST_CHECK int cyx_reader_location(cyx_reader *reader, const cyx_packed *record, cyx_location *location_r);
 /* The same for a record that was read in `txn`, which may know servers and partitions that the reader's does not yet. */

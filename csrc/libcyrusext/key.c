@@ -44,6 +44,13 @@ int cyx_key_from_name(const void *name, size_t len, uint8_t key_r[CYX_KEY_MAX], 
     return encode(name, len, memchr(name, '!', len), key_r);
 }
 
+int cyx_name_check(const void *name, size_t len)
+{
+    uint8_t key[CYX_KEY_MAX];
+    size_t key_len;
+    return cyx_key_from_name(name, len, key, &key_len);
+}
+
 bool cyx_key_is_name(const uint8_t *key, size_t key_len)
 {
     return key_len >= 2 && key_len <= CYX_KEY_MAX && key[0] == KEY_TAG;

@@ -2,10 +2,14 @@
  *
  * The table tells of a hit whenever it is there.  Of a miss it tells only while the node lives: one that died between a
  * commit and its entry in the table has left a mailbox out.
+ *
+ * What the table can tell is told without a lock, under the thread's guard (guard.h).  Everything that changes the
+ * handle is done under its lock: looking for a table, meeting a route, looking at the heartbeat, asking the store.
  */
 #include <stdlib.h>
 #include <time.h>
 
+#include "guard.h"
 #include "hot.h"
 
 #define LOOKUP_BATCH 1024u     /* names per transaction of cyx_lookup_many */
@@ -14,11 +18,6 @@
 #define ALIVE_NS 100000000u    /* how long the node counts as living once that was seen */
 #define FROM_STORE (-1000)     /* not a code: the table does not tell */
 
-struct cyx_known_route {
-    const char *server, *partition; /* NULL: not looked at yet */
-    uint32_t state, flags;
-};
-
 static uint64_t coarse_ns(void)
 {
     struct timespec ts;
@@ -26,82 +25,163 @@ static uint64_t coarse_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+static void free_table(cyx_table *table)
+{
+    cyx_hot_close(&table->hot);
+    free(table);
+}
+
+/* Unmap what was given up and no thread is in any more.  So there are never more of them than threads. */
+static void sweep(cyx_reader *reader)
+{
+    if (!reader->given_up || !cyx_guard_barrier())
+        return;
+    for (cyx_table **link = &reader->given_up; *link;) {
+        cyx_table *table = *link;
+        if (cyx_guard_holds(table)) {
+            link = &table->next;
+        } else {
+            *link = table->next;
+            free_table(table);
+        }
+    }
+}
+
 void cyx_reader_drop_hot(cyx_reader *reader)
 {
-    cyx_hot_close(&reader->hot);
-    free(reader->known);
-    reader->known = NULL;
-    reader->hot_tried_ns = reader->alive_until_ns = 0;
+    cyx_table *table = reader->table;
+    reader->hot_tried_ns = 0;
+    if (!table)
+        return;
+    __atomic_store_n(&reader->table, NULL, __ATOMIC_RELEASE);
+    table->next = reader->given_up;
+    reader->given_up = table;
+    sweep(reader);
 }
 
-/* Have the table of this store mapped.  Whatever is wrong with it, the store answers. */
-static bool have_hot(cyx_reader *reader)
+void cyx_reader_free_hot(cyx_reader *reader)
 {
-    if (cyx_hot_serves(&reader->hot))
-        return true;
+    cyx_reader_drop_hot(reader);
+    while (reader->given_up) {
+        cyx_table *table = reader->given_up;
+        reader->given_up = table->next;
+        free_table(table);
+    }
+}
+
+/* Under the lock.  The table of this store, NULL if there is none; whatever is wrong with it, the store answers. */
+static cyx_table *have_table(cyx_reader *reader)
+{
+    cyx_hot hot;
+    if (reader->table && cyx_hot_serves(&reader->table->hot))
+        return reader->table;
     uint64_t now = coarse_ns();
-    if (reader->hot_tried_ns && now - reader->hot_tried_ns < RETRY_NS && !reader->hot.header)
-        return false;
+    if (reader->hot_tried_ns && now - reader->hot_tried_ns < RETRY_NS && !reader->table)
+        return NULL;
     cyx_reader_drop_hot(reader);
     reader->hot_tried_ns = now;
-    if (!reader->run_dir || cyx_hot_open(&reader->hot, reader->run_dir, reader->env) != CYX_OK)
-        return false;
-    reader->known = calloc(reader->hot.header->route_capacity, sizeof *reader->known);
-    if (!reader->known)
-        cyx_hot_close(&reader->hot);
-    return reader->known != NULL;
+    if (!reader->run_dir || cyx_hot_open(&hot, reader->run_dir, reader->env) != CYX_OK)
+        return NULL;
+    cyx_table *table = calloc(1, sizeof *table + hot.header->route_capacity * sizeof *table->known);
+    if (!table) {
+        cyx_hot_close(&hot);
+        return NULL;
+    }
+    table->hot = hot;
+    __atomic_store_n(&reader->table, table, __ATOMIC_RELEASE);
+    return table;
 }
 
-/* The texts of a route that this handle meets for the first time. */
-static bool learn(cyx_reader *reader, uint32_t id)
+/* Under the lock.  The texts of a route that this handle meets for the first time. */
+static void learn(cyx_reader *reader, cyx_table *table, uint32_t id)
 {
     cyx_hot_route route;
     const char *server, *partition;
-    if (cyx_hot_route_at(&reader->hot, id, &route) || cyx_reader_renew(reader))
-        return false;
+    cyx_known_route *known = &table->known[id];
+    if (known->server || cyx_hot_route_at(&table->hot, id, &route) || cyx_reader_renew(reader))
+        return;
     MDB_dbi meta = reader->env->meta;
     bool good = cyx_intern_text(&reader->servers, reader->txn, meta, route.server, &server) == CYX_OK &&
                 cyx_intern_text(&reader->partitions, reader->txn, meta, route.partition, &partition) == CYX_OK;
     mdb_txn_reset(reader->txn);
-    if (good)
-        reader->known[id] = (struct cyx_known_route){server, partition, route.state, route.flags};
-    return good;
+    if (!good)
+        return;
+    known->partition = partition;
+    known->state = route.state;
+    known->flags = route.flags;
+    __atomic_store_n(&known->server, server, __ATOMIC_RELEASE);
 }
 
-static bool node_lives(cyx_reader *reader)
+static inline bool alive(const cyx_table *table)
 {
-    uint64_t now = coarse_ns();
-    if (now < reader->alive_until_ns)
-        return true;
-    if (!cyx_heartbeat_fresh(&reader->beat, reader->run_dir, reader->env, reader->no_max_age_ns))
-        return false;
-    reader->alive_until_ns = now + ALIVE_NS;
-    return true;
+    return coarse_ns() < __atomic_load_n(&table->alive_until_ns, __ATOMIC_RELAXED);
 }
 
-static int from_route(cyx_reader *reader, uint32_t id, cyx_location *location_r)
+/* Under the lock: whether the node lives, for this moment and the next. */
+static void look_alive(cyx_reader *reader, cyx_table *table)
 {
-    if (id == CYX_ROUTE_NONE && node_lives(reader)) {
-        memset(location_r, 0, sizeof *location_r);
+    if (!alive(table) && cyx_heartbeat_fresh(&reader->beat, reader->run_dir, reader->env, reader->no_max_age_ns))
+        __atomic_store_n(&table->alive_until_ns, coarse_ns() + ALIVE_NS, __ATOMIC_RELAXED);
+}
+
+/* No byte below 0x20, nothing empty: what is left is a name that a mailbox can have.  Others are looked at closely where
+ * there is time. */
+static inline bool plain_name(const char *name, size_t len)
+{
+    const uint64_t every = 0x0101010101010101u, high = 0x80 * every;
+    uint64_t word, low = 0;
+    if (len < sizeof word) {
+        for (size_t i = 0; i < len; i++)
+            low |= (uint8_t)name[i] < 0x20;
+        return len && !low;
+    }
+    for (size_t i = 0; i < len; i += sizeof word) {
+        memcpy(&word, name + (len - i < sizeof word ? len - sizeof word : i), sizeof word);
+        low |= (word - 0x20 * every) & ~word & high;
+    }
+    return !low;
+}
+
+/* What the table tells, FROM_STORE if nothing.  Nothing is written then. */
+static inline int from_route(const cyx_table *table, uint32_t id, const cyx_name *name, cyx_location *location_r)
+{
+    if (id == CYX_ROUTE_NONE) {
+        if (!plain_name(name->data, name->len) || !alive(table))
+            return FROM_STORE;
+        *location_r = (cyx_location){0};
         return CYX_ABSENT;
     }
-    if (id == CYX_ROUTE_NONE || id >= reader->hot.header->route_capacity ||
-        (!reader->known[id].server && !learn(reader, id)))
+    if (id >= table->hot.header->route_capacity)
         return FROM_STORE;
-    const struct cyx_known_route *route = &reader->known[id];
+    const cyx_known_route *known = &table->known[id];
+    const char *server = __atomic_load_n(&known->server, __ATOMIC_ACQUIRE);
+    if (!server)
+        return FROM_STORE;
     *location_r = (cyx_location){
-        .server = route->server, .partition = route->partition, .state = route->state, .flags = route->flags};
+        .server = server, .partition = known->partition, .state = known->state, .flags = known->flags};
     return CYX_OK;
 }
 
+static inline uint64_t hash_in(const cyx_table *table, const cyx_name *name)
+{
+    return cyx_name_hash(&table->hot.header->secret, name->data, name->len);
+}
+
+static inline int from_table(const cyx_table *table, const cyx_name *name, cyx_location *location_r)
+{
+    if (name->len > CYX_MAX_NAME || !cyx_hot_serves(&table->hot))
+        return FROM_STORE;
+    return from_route(table, cyx_lines_find(&table->hot.lines, hash_in(table, name)), name, location_r);
+}
+
 /* Inside a transaction. */
-static int from_store(cyx_reader *reader, const char *name, size_t len, cyx_location *location_r)
+static int from_store(cyx_reader *reader, const cyx_name *name, cyx_location *location_r)
 {
     uint8_t raw_key[CYX_KEY_MAX];
     MDB_val key;
     cyx_packed record;
     memset(location_r, 0, sizeof *location_r);
-    int rc = cyx_reader_find(reader, name, len, &key, raw_key, &record);
+    int rc = cyx_reader_find(reader, name->data, name->len, &key, raw_key, &record);
     if (rc == CYX_OK)
         rc = cyx_reader_location(reader, &record, location_r);
     if (rc == CYX_OK && location_r->state == CYX_DELETED)
@@ -121,13 +201,35 @@ static int plain(int rc, cyx_location *location_r)
     return rc;
 }
 
-static int from_store_alone(cyx_reader *reader, const char *name, size_t len, cyx_location *location_r)
+/* Under the lock: have the table find out what it lacks for this name, and ask it again; else the store. */
+static int under_lock(cyx_reader *reader, const cyx_name *name, cyx_location *location_r)
 {
-    int rc = cyx_reader_renew(reader);
-    if (rc)
+    int rc = FROM_STORE;
+    cyx_table *table = have_table(reader);
+    if (table) {
+        uint32_t id = cyx_lines_find(&table->hot.lines, hash_in(table, name));
+        if (id == CYX_ROUTE_NONE)
+            look_alive(reader, table);
+        else if (id < table->hot.header->route_capacity)
+            learn(reader, table, id);
+        rc = from_route(table, id, name, location_r);
+    }
+    if (rc == FROM_STORE && (rc = cyx_reader_renew(reader)) == CYX_OK) {
+        rc = plain(from_store(reader, name, location_r), location_r);
+        mdb_txn_reset(reader->txn);
+    }
+    return rc;
+}
+
+/* Not inlined: cyx_lookup keeps fewer registers. */
+static __attribute__((noinline)) int lookup_slowly(cyx_reader *reader, const cyx_name *name, cyx_location *location_r)
+{
+    int rc = cyx_name_check(name->data, name->len);
+    if (rc || (rc = cyx_reader_lock(reader)))
         return rc;
-    rc = from_store(reader, name, len, location_r);
-    mdb_txn_reset(reader->txn);
+    (void)cyx_guard_claim();
+    rc = under_lock(reader, name, location_r);
+    cyx_reader_unlock(reader);
     return rc;
 }
 
@@ -135,84 +237,103 @@ uint64_t cyx_reader_hot_generation(cyx_reader *reader)
 {
     if (cyx_reader_lock(reader))
         return 0;
-    uint64_t generation = have_hot(reader) ? reader->hot.header->generation : 0;
+    const cyx_table *table = have_table(reader);
+    uint64_t generation = table ? table->hot.header->generation : 0;
     cyx_reader_unlock(reader);
     return generation;
 }
 
 int cyx_lookup(cyx_reader *reader, const char *name, size_t len, cyx_location *location_r)
 {
-    int rc = cyx_reader_lock(reader);
-    if (rc)
-        return rc;
-    rc = FROM_STORE;
-    if (len <= CYX_MAX_NAME && have_hot(reader))
-        rc = from_route(reader, cyx_lines_find(&reader->hot.lines, cyx_name_hash(&reader->hot.header->secret, name, len)),
-                        location_r);
-    if (rc == FROM_STORE)
-        rc = plain(from_store_alone(reader, name, len, location_r), location_r);
-    cyx_reader_unlock(reader);
-    return rc;
+    const cyx_name wanted = {name, len};
+    cyx_guard *guard = cyx_thread_guard;
+    if (__builtin_expect(guard != NULL, true)) {
+        const cyx_table *table = cyx_guard_hold(guard, &reader->table);
+        int rc = table ? from_table(table, &wanted, location_r) : FROM_STORE;
+        cyx_guard_leave(guard);
+        if (__builtin_expect(rc != FROM_STORE, true))
+            return rc;
+    }
+    return lookup_slowly(reader, &wanted, location_r);
 }
 
 int cyx_inspect(cyx_reader *reader, const char *name, size_t len, cyx_location *location_r)
 {
+    const cyx_name wanted = {name, len};
+    int rc = cyx_name_check(name, len);
+    if (rc || (rc = cyx_reader_begin(reader)))
+        return rc;
+    rc = from_store(reader, &wanted, location_r);
+    cyx_reader_end(reader);
+    return rc;
+}
+
+/* All lines are asked for before the first is looked at: they come side by side.  Returns which names the table did not
+ * tell of, a bit each. */
+static uint32_t many_from_table(const cyx_table *table, const cyx_name *names, size_t count, cyx_location *locations_r)
+{
+    uint64_t hashes[AHEAD];
+    uint32_t left = 0;
+    if (!cyx_hot_serves(&table->hot))
+        return UINT32_MAX;
+    for (size_t i = 0; i < count; i++) {
+        hashes[i] = names[i].len <= CYX_MAX_NAME ? hash_in(table, &names[i]) : 0;
+        cyx_lines_prefetch(&table->hot.lines, hashes[i]);
+    }
+    for (size_t i = 0; i < count; i++)
+        if (names[i].len > CYX_MAX_NAME ||
+            from_route(table, cyx_lines_find(&table->hot.lines, hashes[i]), &names[i], &locations_r[i]) == FROM_STORE)
+            left |= (uint32_t)1 << i;
+    return left;
+}
+
+/* One transaction for all, as long as there is no table.  *done_r names were answered. */
+static int many_from_store(cyx_reader *reader, const cyx_name *names, size_t count, cyx_location *locations_r,
+                           size_t *done_r)
+{
+    size_t i = 0;
     int rc = cyx_reader_lock(reader);
     if (rc)
         return rc;
-    rc = from_store_alone(reader, name, len, location_r);
+    (void)cyx_guard_claim();
+    if (!have_table(reader) && (rc = cyx_reader_renew(reader)) == CYX_OK) {
+        for (; i < count && rc >= 0; i += rc >= 0)
+            if ((rc = cyx_name_check(names[i].data, names[i].len)) == CYX_OK)
+                rc = plain(from_store(reader, &names[i], &locations_r[i]), &locations_r[i]);
+        mdb_txn_reset(reader->txn);
+    }
     cyx_reader_unlock(reader);
-    return rc;
-}
-
-/* All lines are asked for before the first is looked at: they come side by side. */
-static int many_from_hot(cyx_reader *reader, const cyx_name *names, size_t count, cyx_location *locations_r)
-{
-    uint64_t hashes[AHEAD];
-    int rc = CYX_OK;
-    for (size_t i = 0; i < count; i++) {
-        hashes[i] = names[i].len <= CYX_MAX_NAME
-                        ? cyx_name_hash(&reader->hot.header->secret, names[i].data, names[i].len)
-                        : 0;
-        cyx_lines_prefetch(&reader->hot.lines, hashes[i]);
-    }
-    for (size_t i = 0; i < count && rc >= 0; i++) {
-        rc = FROM_STORE;
-        if (names[i].len <= CYX_MAX_NAME)
-            rc = from_route(reader, cyx_lines_find(&reader->hot.lines, hashes[i]), &locations_r[i]);
-        if (rc == FROM_STORE)
-            rc = plain(from_store_alone(reader, names[i].data, names[i].len, &locations_r[i]), &locations_r[i]);
-    }
-    return rc;
-}
-
-static int many_from_store(cyx_reader *reader, const cyx_name *names, size_t count, cyx_location *locations_r)
-{
-    int rc = cyx_reader_renew(reader);
-    if (rc)
-        return rc;
-    for (size_t i = 0; i < count && rc >= 0; i++)
-        rc = plain(from_store(reader, names[i].data, names[i].len, &locations_r[i]), &locations_r[i]);
-    mdb_txn_reset(reader->txn);
-    return rc;
+    *done_r = i;
+    return rc < 0 ? rc : CYX_OK;
 }
 
 int cyx_lookup_many(cyx_reader *reader, const cyx_name *names, size_t count, cyx_location *locations_r)
 {
     for (size_t i = 0; i < count;) {
-        int rc = cyx_reader_lock(reader);
-        if (rc)
-            return rc;
-        for (size_t end = count - i > LOOKUP_BATCH ? i + LOOKUP_BATCH : count; rc >= 0 && i < end;) {
-            bool hot = have_hot(reader);
-            size_t step = hot && end - i > AHEAD ? AHEAD : end - i;
-            rc = hot ? many_from_hot(reader, names + i, step, locations_r + i)
-                     : many_from_store(reader, names + i, step, locations_r + i);
-            i += step;
+        size_t step = count - i > AHEAD ? AHEAD : count - i, done = 0;
+        uint32_t left = UINT32_MAX;
+        cyx_guard *guard = cyx_thread_guard;
+        const cyx_table *table = guard ? cyx_guard_hold(guard, &reader->table) : NULL;
+        if (table)
+            left = many_from_table(table, names + i, step, locations_r + i);
+        if (guard)
+            cyx_guard_leave(guard);
+        if (!table) {
+            size_t batch = count - i > LOOKUP_BATCH ? LOOKUP_BATCH : count - i;
+            int rc = many_from_store(reader, names + i, batch, locations_r + i, &done);
+            if (rc)
+                return rc;
         }
-        cyx_reader_unlock(reader);
-        if (rc < 0)
-            return rc;
+        if (done) {
+            i += done;
+            continue;
+        }
+        for (size_t k = 0; k < step; k++) {
+            int rc = left >> k & 1 ? lookup_slowly(reader, &names[i + k], &locations_r[i + k]) : CYX_OK;
+            if (rc < 0)
+                return rc;
+        }
+        i += step;
     }
     return CYX_OK;
 }

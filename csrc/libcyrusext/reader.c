@@ -4,6 +4,7 @@
  */
 #include <stdlib.h>
 
+#include "guard.h"
 #include "internal.h"
 #include "writer.h"
 
@@ -91,7 +92,6 @@ static int open_env(cyx_reader *reader)
     int rc = cyx_env_open(reader->state_dir, NULL, &reader->env);
     if (rc)
         return rc;
-    reader->fork_generation = cyx_fork_generation();
     bool other = reader->ino && (reader->dev != reader->env->dev || reader->ino != reader->env->ino);
     if (other)
         cyx_reader_drop_hot(reader); /* its routes are numbers of the other store */
@@ -112,22 +112,50 @@ static int open_env(cyx_reader *reader)
     return rc;
 }
 
-/* In a forked child: forget what belongs to the parent.  The first call of the child decides, as POSIX leaves it
- * with one thread. */
-int cyx_reader_lock(cyx_reader *reader)
+/* In a forked child: forget what belongs to the parent.  What another thread of the parent was about to change is left
+ * as it is, with all that hangs from it, and begun anew; texts that were handed out stay where they are. */
+static void after_fork(cyx_reader *reader, unsigned generation)
 {
-    unsigned generation = cyx_fork_generation();
+    cyx_env_lock_registry();
     if (reader->fork_generation != generation) {
         (void)pthread_mutex_init(&reader->lock, NULL);
         reader->env = NULL;
         reader->txn = NULL;
-        reader->fork_generation = generation;
+        if (reader->busy) {
+            cyx_intern_init(&reader->servers, CYX_TAG_SERVER);
+            cyx_intern_init(&reader->partitions, CYX_TAG_PARTITION);
+            reader->retired = NULL;
+            reader->retired_count = 0;
+            reader->run_dir = NULL;
+            memset(&reader->beat, 0, sizeof reader->beat);
+            __atomic_store_n(&reader->table, NULL, __ATOMIC_RELEASE);
+            reader->given_up = NULL;
+            reader->hot_tried_ns = 0;
+            reader->busy = false;
+        }
+        __atomic_store_n(&reader->fork_generation, generation, __ATOMIC_RELEASE);
     }
+    cyx_env_unlock_registry();
+}
+
+int cyx_reader_lock(cyx_reader *reader)
+{
+    unsigned generation = cyx_fork_generation();
+    if (__atomic_load_n(&reader->fork_generation, __ATOMIC_ACQUIRE) != generation)
+        after_fork(reader, generation);
     (void)pthread_mutex_lock(&reader->lock);
+    __atomic_store_n(&reader->busy, true, __ATOMIC_RELEASE);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* before whatever is changed */
     int rc = reader->env ? CYX_OK : open_env(reader);
     if (rc)
-        (void)pthread_mutex_unlock(&reader->lock);
+        cyx_reader_unlock(reader);
     return rc;
+}
+
+void cyx_reader_unlock(cyx_reader *reader)
+{
+    __atomic_store_n(&reader->busy, false, __ATOMIC_RELEASE);
+    (void)pthread_mutex_unlock(&reader->lock);
 }
 
 int cyx_reader_begin(cyx_reader *reader)
@@ -137,11 +165,9 @@ int cyx_reader_begin(cyx_reader *reader)
         return rc;
     rc = cyx_reader_renew(reader);
     if (rc)
-        (void)pthread_mutex_unlock(&reader->lock);
+        cyx_reader_unlock(reader);
     return rc;
 }
-
-void cyx_reader_unlock(cyx_reader *reader) { (void)pthread_mutex_unlock(&reader->lock); }
 
 void cyx_reader_end(cyx_reader *reader)
 {
@@ -152,11 +178,15 @@ void cyx_reader_end(cyx_reader *reader)
 int cyx_open(const char *state_dir, cyx_reader **reader_r)
 {
     *reader_r = NULL;
-    cyx_reader *reader = calloc(1, sizeof *reader);
+    cyx_reader *reader = aligned_alloc(_Alignof(cyx_reader), sizeof *reader);
+    if (reader)
+        memset(reader, 0, sizeof *reader);
     if (!reader || !(reader->state_dir = copy_text(state_dir))) {
         free(reader);
         return cyx_fail(CYX_ENOMEM, "out of memory");
     }
+    cyx_guard_prepare();
+    reader->fork_generation = cyx_fork_generation();
     cyx_intern_init(&reader->servers, CYX_TAG_SERVER);
     cyx_intern_init(&reader->partitions, CYX_TAG_PARTITION);
     (void)pthread_mutex_init(&reader->lock, NULL);
@@ -200,7 +230,7 @@ int cyx_refresh(cyx_reader *reader)
             reader->txn = old_txn;
         }
     }
-    (void)pthread_mutex_unlock(&reader->lock);
+    cyx_reader_unlock(reader);
     return rc;
 }
 
@@ -214,7 +244,7 @@ void cyx_close(cyx_reader **reader_ref)
         (void)pthread_mutex_unlock(&reader->lock);
     }
     drop_env(reader);
-    cyx_reader_drop_hot(reader);
+    cyx_reader_free_hot(reader);
     cyx_heartbeat_close(&reader->beat);
     cyx_intern_free(&reader->servers);
     cyx_intern_free(&reader->partitions);
@@ -356,6 +386,6 @@ int cyx_fresh(cyx_reader *reader, uint64_t max_age_ms)
         return rc;
     uint64_t max_age_ns = max_age_ms ? limited_ns(max_age_ms) : reader->no_max_age_ns;
     rc = cyx_heartbeat_fresh(&reader->beat, reader->run_dir, reader->env, max_age_ns) ? CYX_OK : CYX_STALE;
-    (void)pthread_mutex_unlock(&reader->lock);
+    cyx_reader_unlock(reader);
     return rc;
 }

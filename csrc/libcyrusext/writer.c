@@ -259,7 +259,10 @@ int cyx_writer_commit(cyx_writer *writer)
         forget(writer);
         (void)mdb_reader_check(writer->env->mdb, &dead); /* a dead reader may be what holds the space */
     } else {
-        writer->committed_counts = writer->counts;
+        writer->committed_counts.tombstones = writer->counts.tombstones;
+        /* building a hot table reads these beside it */
+        __atomic_store_n(&writer->committed_counts.active, writer->counts.active, __ATOMIC_RELAXED);
+        __atomic_store_n(&writer->committed_counts.reserved, writer->counts.reserved, __ATOMIC_RELAXED);
         writer->servers.committed = writer->servers.count;
         writer->partitions.committed = writer->partitions.count;
         memset(writer->touched, 0, writer->per_server_size * sizeof *writer->touched);

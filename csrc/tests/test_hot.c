@@ -99,7 +99,7 @@ static uint64_t generation(cyx_reader *reader)
     cyx_location at;
     int rc = cyx_lookup(reader, "user.nobody", 11, &at);
     CHECK(rc == CYX_ABSENT);
-    return reader->hot.header ? reader->hot.header->generation : 0;
+    return reader->table ? reader->table->hot.header->generation : 0;
 }
 
 static void wait_for_table(cyx_reader *reader, uint64_t at_least)
@@ -113,9 +113,10 @@ static void wait_for_table(cyx_reader *reader, uint64_t at_least)
 static unsigned asks(const cyx_reader *reader)
 {
     unsigned count = 0;
-    for (uint64_t i = 0; i < reader->hot.lines.count; i++)
+    const cyx_lines *lines = &reader->table->hot.lines;
+    for (uint64_t i = 0; i < lines->count; i++)
         for (unsigned slot = 0; slot < CYX_LINE_SLOTS; slot++)
-            count += (reader->hot.lines.at[i].slots[slot] & CYX_ROUTE_ASK) == CYX_ROUTE_ASK;
+            count += (lines->at[i].slots[slot] & CYX_ROUTE_ASK) == CYX_ROUTE_ASK;
     return count;
 }
 
@@ -404,7 +405,7 @@ int main(void)
     /* the next writer does not trust what it finds */
     CHECK(cyx_writer_open(state, run, "", (size_t)1 << 30, &writer) == CYX_OK);
     cyx_writer_beat(writer, true);
-    CHECK(!cyx_hot_serves(&reader->hot));
+    CHECK(!cyx_hot_serves(&reader->table->hot));
     check_all(reader);
     CHECK(cyx_writer_build_hot(writer) == CYX_OK);
     wait_for_table(reader, 1);
