@@ -296,8 +296,8 @@ int cyx_acl(cyx_reader *reader, const char *name, size_t len, char *buffer, size
     uint8_t raw_key[CYX_KEY_MAX];
     MDB_val key;
     cyx_packed record;
-    int rc = cyx_reader_begin(reader);
-    if (rc)
+    int rc = cyx_name_check(name, len);
+    if (rc || (rc = cyx_reader_begin(reader)))
         return rc;
     rc = cyx_reader_find(reader, name, len, &key, raw_key, &record);
     if (rc == CYX_OK && record.state == CYX_DELETED)

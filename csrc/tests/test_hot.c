@@ -120,6 +120,13 @@ static unsigned asks(const cyx_reader *reader)
     return count;
 }
 
+static int stop(void *context, const cyx_entry *entry)
+{
+    (void)context;
+    CHECK(entry->name_len > 0);
+    return 1;
+}
+
 static void test_life(cyx_writer *writer, cyx_reader *reader)
 {
     check_all(reader);
@@ -144,6 +151,29 @@ static void test_life(cyx_writer *writer, cyx_reader *reader)
     CHECK(cyx_writer_build_hot(writer) == CYX_OK);
     wait_for_table(reader, 2);
     check_all(reader);
+}
+
+/* What no mailbox can be called is the caller's mistake, whoever would have answered. */
+static void test_bad_names(cyx_reader *reader)
+{
+    static const char long_name[CYX_MAX_NAME + 1] = "user.";
+    const cyx_name bad[] = {{"", 0}, {"user.a\0b", 8}, {"user.a\r", 7}, {"\n", 1}, {"user.\x1D", 6},
+                            {"user.\x1F", 6}, {long_name, sizeof long_name}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        const cyx_name pair[] = {{names[0], strlen(names[0])}, bad[i]};
+        cyx_location at[2];
+        char acl[8];
+        size_t size;
+        CHECK(cyx_lookup(reader, bad[i].data, bad[i].len, at) == CYX_EINVAL && strstr(cyx_detail(), "mailbox name"));
+        CHECK(cyx_inspect(reader, bad[i].data, bad[i].len, at) == CYX_EINVAL);
+        CHECK(cyx_acl(reader, bad[i].data, bad[i].len, acl, sizeof acl, &size) == CYX_EINVAL);
+        CHECK(cyx_lookup_many(reader, pair, 2, at) == CYX_EINVAL);
+        check_answer(0, at[0].state ? CYX_OK : CYX_ABSENT, &at[0]);
+        CHECK(cyx_walk(reader, bad[i].data, bad[i].len, NULL, stop, NULL) == (bad[i].len ? CYX_OK : CYX_STOPPED));
+    }
+    /* other control characters can be in one */
+    cyx_location at;
+    CHECK(cyx_lookup(reader, "user.\t\x01", 7, &at) == CYX_ABSENT);
 }
 
 /* More mailboxes than the table was built for: it says so, and the next one has room. */
@@ -390,6 +420,7 @@ int main(void)
     CHECK(cyx_open(state, &reader) == CYX_OK);
     cyx_writer_beat(writer, true);
     test_life(writer, reader);
+    test_bad_names(reader);
     test_growth(writer, reader);
     test_rebuilds(writer, reader, false);
     test_rebuilds(writer, reader, true);

@@ -42,7 +42,7 @@ static const char *remedy(int code)
 static int complain(int code)
 {
     (void)fprintf(stderr, "cyx: %s: %s%s\n", cyx_strerror(code), cyx_detail(), remedy(code));
-    return code == CYX_EUNAVAIL || code == CYX_EVERSION ? 69 : 75;
+    return code == CYX_EINVAL ? 2 : code == CYX_EUNAVAIL || code == CYX_EVERSION ? 69 : 75;
 }
 
 static const char *state_name(uint32_t state)
