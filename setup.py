@@ -31,6 +31,7 @@ LIBCYREXT = [
     "csrc/libcyrusext/heartbeat.c",
     "csrc/libcyrusext/hot.c",
     "csrc/libcyrusext/hot_build.c",
+    "csrc/libcyrusext/hot_changes.c",
     "csrc/libcyrusext/hot_verify.c",
     "csrc/libcyrusext/hot_writer.c",
     "csrc/libcyrusext/intern.c",

@@ -55,6 +55,7 @@ static inline bool cyx_hot_serves(const cyx_hot *hot)
 CYX_MUST_CHECK int cyx_hot_route_at(const cyx_hot *hot, uint32_t id, cyx_hot_route *route_r);
 
 /* The writer's side.  One transaction's changes are noted as they are put, and applied when they are committed. */
+/* hot_changes.c */
 typedef struct cyx_hot_writer cyx_hot_writer;
 
 typedef struct cyx_hot_change {
@@ -69,10 +70,16 @@ typedef struct cyx_hot_changes {
     size_t count, capacity;
     uint8_t *names;
     size_t used, size;
+    struct cyx_hot_noted *noted; /* by hash of the name: which item it is */
+    size_t noted_size;
+    uint32_t turn; /* entries of other turns are free */
 } cyx_hot_changes;
 
+/* What became of one mailbox.  Of several changes to one name the outcome alone is kept: a reader must not see what was
+ * in between, for the store never shows it. */
 CYX_MUST_CHECK int cyx_hot_note(cyx_hot_changes *changes, const MDB_val *key, bool was_there,
                                 const cyx_packed *record);
+void cyx_hot_changes_forget(cyx_hot_changes *changes); /* the transaction is over */
 void cyx_hot_changes_free(cyx_hot_changes *changes);
 
 /* A new generation for `expected` mailboxes and more, with at most `routes` different routes, not yet in place. */

@@ -168,21 +168,31 @@ int cyx_writer_build_hot(cyx_writer *writer)
     return rc == CYX_STALE ? cyx_fail(CYX_EBUSY, "the store changes faster than a hot table of it can be built") : rc;
 }
 
-/* After a commit: what it changed, in the table that readers use. */
-void cyx_writer_apply_hot(cyx_writer *writer)
+static bool apply_noted(cyx_writer *writer, bool there)
 {
     const cyx_hot_changes *changes = &writer->hot_changes;
-    if (!writer->hot)
-        return;
     for (size_t i = 0; i < changes->count; i++) {
         const cyx_hot_change *change = &changes->items[i];
-        if (!cyx_hot_apply(writer->hot, changes->names + change->name_at, change->name_len, change->was_there,
-                           change->is_there, &change->route)) {
-            cyx_hot_supersede(writer->hot);
-            cyx_hot_free(&writer->hot);
-            writer->hot_wanted = true;
-            return;
-        }
+        if (change->is_there == there &&
+            !cyx_hot_apply(writer->hot, changes->names + change->name_at, change->name_len, change->was_there, there,
+                           &change->route))
+            return false;
+        CYX_FAILPOINT("hot-applied-one");
+    }
+    return true;
+}
+
+/* After a commit: what it changed, in the table that readers use.  What comes before what goes: a mailbox that was
+ * renamed is never under neither name. */
+void cyx_writer_apply_hot(cyx_writer *writer)
+{
+    if (!writer->hot)
+        return;
+    if (!apply_noted(writer, true) || !apply_noted(writer, false)) {
+        cyx_hot_supersede(writer->hot);
+        cyx_hot_free(&writer->hot);
+        writer->hot_wanted = true;
+        return;
     }
     cyx_hot_applied(writer->hot, writer->committed_seq);
     if (cyx_hot_crowded(writer->hot))

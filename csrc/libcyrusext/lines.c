@@ -147,16 +147,18 @@ static void ask(cyx_lines_writer *writer, uint64_t *slot)
     writer->alike++;
 }
 
-/* Would a slot with this place's fingerprint in its line `probe` stand before a live key of any home that looks there? */
+/* Would a slot with this place's fingerprint in its line `probe` stand before a live key of any home that looks there, or
+ * did until a moment ago?  A reader that was overtaken may still go by what it read of that home's head. */
 static bool stands_before_another(const place *p, unsigned probe)
 {
     place other = *p;
     bool stands = false;
     for (unsigned i = 0; i < PROBES; i++) {
         other.home = (p->home + offsets[probe] - offsets[i]) & (CYX_PAGE_LINES - 1);
-        if ((i == 0 || head_count(line_at(&other, 0)->head, i)) && lives_behind(&other, i)) {
-            keep_looking(&other, i);
+        if (lives_behind(&other, i)) {
             stands = true;
+            if (head_count(line_at(&other, 0)->head, i))
+                keep_looking(&other, i);
         }
     }
     return stands;

@@ -17,7 +17,7 @@
 static void close_txn(cyx_writer *writer)
 {
     writer->txn = NULL;
-    writer->hot_changes.count = writer->hot_changes.used = 0;
+    cyx_hot_changes_forget(&writer->hot_changes);
     writer->unlogged_now = 0;
     writer->mailboxes = writer->by_server = writer->tombstones = writer->changes = NULL;
     (void)pthread_mutex_unlock(&writer->lock);
