@@ -1,7 +1,7 @@
 /* crash_writer - a writer that is meant to die (see tests/faults/test_store_kill.py).
  *
  * crash_writer STATE_DIR RUN_DIR ROUNDS: transactions of three changes each, among few names so that every kind of
- * change happens, with a purge now and then.  For every change it prints "name state server" before the transaction
+ * change happens, with a purge now and then, beside a hot table that is built when it is wanted.  For every change it prints "name state server" before the transaction
  * and, when it is committed, "ok ROUND".  A line of a round without "ok" may or may not be in the store, all or none.
  */
 #include <inttypes.h>
@@ -69,7 +69,7 @@ int main(int argc, char **argv)
         return die("open", rc);
     unsigned rounds = (unsigned)strtoul(argv[3], NULL, 10);
     for (unsigned number = 0; number < rounds; number++)
-        if ((rc = round_of_changes(writer, number)))
+        if ((cyx_writer_hot_wanted(writer) && (rc = cyx_writer_build_hot(writer))) || (rc = round_of_changes(writer, number)))
             return die("round", rc);
     cyx_writer_close(&writer);
     return 0;

@@ -17,6 +17,7 @@ static void stepped_store(uint64_t *word, uint64_t value);
 #define cyx_lines_for stepped_lines_for
 #define cyx_lines_prefetch stepped_lines_prefetch
 #define cyx_lines_find stepped_lines_find
+#define cyx_lines_probe stepped_lines_probe
 #define cyx_lines_insert stepped_lines_insert
 #define cyx_lines_update stepped_lines_update
 #define cyx_lines_delete stepped_lines_delete
