@@ -70,6 +70,7 @@ nightly: roots
 	done; done
 	@$(PYTHON) -m fuzz.framer --cases 1000000
 	@$(PYTHON) -m fuzz.finds --cases 200000
+	@$(MAKE) --no-print-directory -s -C csrc OUT=$(CURDIR)/build tsan valgrind
 	@$(MAKE) --no-print-directory -s -C csrc OUT=$(CURDIR)/build FUZZ_SECONDS=1800 fuzz
 
 # Each script measures one section of benchmarks/RESULTS.md, its peer beside it, and fails when the peer did not run; the
