@@ -1,6 +1,7 @@
 """Where is this mailbox: our index against Cyrus' own look-up and the usual embedded databases, in C and in Python.
 
     python benchmarks/lookup.py
+    python benchmarks/lookup.py --records 100000000 --table
     python benchmarks/lookup.py --records 100000000 --directory /var/tmp
 
 Each engine is a program of its own (benchmarks/mlookup) with the same names, and every answer is checked.  Without
@@ -8,6 +9,9 @@ options: a million and ten million names, databases on tmpfs, warm; some 10 minu
 one look-up after the other with the clock read around each, its cost taken off; `loop` lets the processor overlap them.
 A change is timed from the end of its commit to the first right answer in another process.  `bytes` is what a name takes
 in the database, for the hot table beside its store.
+
+With --table there is no store and no other engine: a table of so many names, filled name by name, beside what memory
+itself takes.  A hundred million want 3 GiB of memory and some minutes.
 
 With --records the section is one of its own, and beyond ten million only LMDB and py-lmdb stand beside ours (Cyrus'
 file would have 24 GB, tinycdb ends at 4).  A hundred million take some 40 GB below --directory, 3 GiB of memory for two
@@ -85,8 +89,9 @@ Failures = list[str]
 class Run:
     """One number of names: every engine, the node's own work, Python, the limit; and what failed."""
 
-    def __init__(self, bench: Bench, base: Path, records: int) -> None:
-        self.bench, self.base, self.records = bench, base, records
+    def __init__(self, bench: Bench, base: Path, records: int, *, table_alone: bool = False) -> None:
+        self.bench, self.base, self.records, self.table_alone = bench, base, records, table_alone
+        self.environment = {"MLOOKUP_TABLE": str(records)} if table_alone else {}
         self.lookups = bench.size(1_000_000, 1_000)
         self.run_dir = base / "cyx" / "run"
         self.run_dir.mkdir(parents=True)
@@ -99,12 +104,12 @@ class Run:
             return run_in_root(self.bench.root, place, engine.label, *command)
         if engine.is_ours:
             command = [*on_tmpfs(self.run_dir, engine.pages), *command]
-        return run_here(engine.label, command, engine.environment)
+        return run_here(engine.label, command, {**engine.environment, **self.environment})
 
     def engine(self, engine: Engine) -> Figures:
         place = self.base / engine.directory
         figures: Figures = {}
-        if not any(path.is_file() for path in place.rglob("*")):
+        if not self.table_alone and not any(path.is_file() for path in place.rglob("*")):
             place.mkdir(exist_ok=True)
             say(f"{engine.label}: filling it with {self.records:,} names")
             figures |= self.call(engine, "build", self.records)
@@ -114,7 +119,8 @@ class Run:
 
     def node(self) -> Figures:
         arguments = (self.base / "cyx", self.records, self.lookups, self.bench.size(SEEN, 20), self.bench.size(5, 0.1))
-        return run_here("the node's work", [*on_tmpfs(self.run_dir, "never"), compile_node(), *arguments])
+        command = [*on_tmpfs(self.run_dir, "never"), compile_node(), *arguments]
+        return run_here("the node's work", command, self.environment)
 
     def limit(self, pages: Pages, size: float) -> Figures:
         command = [compile_chase(), self.run_dir / "chase", int(size), self.bench.size(3_000_000, 10_000)]
@@ -140,6 +146,8 @@ def measure_engines(one: Run, failures: Failures) -> dict[str, Figures]:
     """Those that fail are told of, and the others go on."""
     figures: dict[str, Figures] = {}
     engines = [engine for engine in ENGINES if one.records <= engine.largest]
+    if one.table_alone:
+        engines = [engine for engine in engines if engine.label in (TABLE, LARGE)]
     for n, engine in enumerate(engines):
         try:
             figures[engine.label] = one.engine(engine)
@@ -163,6 +171,12 @@ def measure_one(one: Run, failures: Failures) -> list[str]:
     say(f"the limit: {small}, with large pages {large}")
     for label in (TABLE, LARGE):
         engines[label]["bytes"] = node["bytes_per_key"]
+    if one.table_alone:
+        found = Found(one.records, engines, {}, node, small, large)
+        return [
+            *("", f"{one.records:,} mailboxes in a table without a store, targets:", "", *target_table(found)),
+            *("", *c_table(found), "", *textwrap.wrap(limits(found), 120)),
+        ]
     python = one.python()
     say(f"Python: {python}")
     found = Found(one.records, engines, python, node, small, large)
@@ -174,14 +188,14 @@ def measure_one(one: Run, failures: Failures) -> list[str]:
     ]
 
 
-def measure(bench: Bench, records: Sequence[int], directory: Path) -> Sequence[str]:
+def measure(bench: Bench, records: Sequence[int], directory: Path, *, table_alone: bool = False) -> Sequence[str]:
     lines: list[str] = []
     failures: Failures = []
     for count in records:
         base = Path(tempfile.mkdtemp(prefix="cyx-lookup-", dir=directory))
         try:
             base.chmod(0o755)  # Cyrus' own user goes through it
-            lines += measure_one(Run(bench, base, count), failures)
+            lines += measure_one(Run(bench, base, count, table_alone=table_alone), failures)
         except (LoadFailed, PeerMissing, subprocess.SubprocessError) as error:
             say(f"failed: {error}")
             failures.append(f"{count:,} names: {error}")
@@ -196,17 +210,19 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--records", type=int)
     parser.add_argument("--directory", type=Path, default=PLACES["tmpfs"])
+    parser.add_argument("--table", action="store_true")
     ours, rest = parser.parse_known_args(argv)
     script, limit_s = Path(__file__).name, LIMIT_S
     if ours.records:
-        script += f" --records {ours.records}"
+        script += f" --records {ours.records}" + (" --table" if ours.table else "")
         limit_s += LIMIT_S_PER_MILLION * ours.records // 1_000_000
 
     def measured(bench: Bench) -> Sequence[str]:
         wanted = [ours.records] if ours.records else bench.size([1_000_000, 10_000_000], [3_000])
-        return measure(bench, wanted, ours.directory)
+        return measure(bench, wanted, ours.directory, table_alone=ours.table)
 
     title = f"Look-ups, {ours.records:,} mailboxes" if ours.records else "Look-ups"
+    title += ", the table alone" if ours.table else ""
     return run(script, title, limit_s, measured, rest, once=True)
 
 

@@ -54,7 +54,7 @@ static double average(const cyx_hot_header *header, const cyx_line *all, uint64_
         wrong += found == absent;
     }
     *asked_r = (double)wrong / (double)lookups * 1e6;
-    if (wrong > (absent ? 0 : 2 + q.count / ASKED_MAX)) /* for a name that found no place the store is asked */
+    if (wrong > (absent ? 0 : 2 + q.count / ASKED_MAX)) /* for these the store is asked */
         die("counting lines: %llu of %zu names %s", (unsigned long long)wrong, q.count,
             absent ? "are there" : "are not");
     free(q.texts);

@@ -1,4 +1,4 @@
-/* e_cyx.c - ours: from the hot table, or with MLOOKUP_STORE=1 from the store. */
+/* e_cyx.c - ours: from the hot table, with MLOOKUP_STORE=1 from the store, with MLOOKUP_TABLE=COUNT from a table alone. */
 #include <stdlib.h>
 
 #include "node_side.h"
@@ -18,9 +18,13 @@ void engine_open(const char *dir)
     if (reader)
         return; /* forked, which the handle knows */
     from_store = getenv("MLOOKUP_STORE") != NULL;
-    cyx_writer *writer = start_node(dir);
-    if (!from_store)
-        checked(cyx_writer_build_hot(writer), "building the table");
+    if (table_alone()) {
+        start_table_alone(dir);
+    } else {
+        cyx_writer *writer = start_node(dir);
+        if (!from_store)
+            checked(cyx_writer_build_hot(writer), "building the table");
+    }
     reader = open_reader(dir);
     if (!from_store && !cyx_reader_hot_generation(reader))
         die("there is no hot table");

@@ -49,6 +49,9 @@ void question_set(questions *q, size_t n, uint64_t i, int absent);
 
 questions ask(uint64_t records, size_t count, int absent);
 uint64_t random_below(uint64_t below);
+/* Of so many names, how many may be called absent though they are there: some in a million where a table stands alone
+ * (MLOOKUP_TABLE) and there is no store to ask; else none. */
+uint64_t untold_max(uint64_t count);
 double now_ns(void);
 /* Stay on the processor `cpu`, or on the last one where there are not so many. */
 void stay_on(int cpu);

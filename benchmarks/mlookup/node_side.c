@@ -9,6 +9,7 @@
 
 #define AT_ONCE 20000u
 #define BEAT_NS 500000000
+#define ROUTES 1024u
 
 void checked(int code, const char *what)
 {
@@ -96,4 +97,73 @@ void put_all(cyx_writer *writer, uint64_t count)
     key_each(count, put, f);
     write_some(f);
     free(f);
+}
+
+/* The numbers that the store has for the servers. */
+static void find_routes(table *t, const cyx_env *env)
+{
+    MDB_txn *txn;
+    uint32_t partition;
+    if (mdb_txn_begin(env->mdb, NULL, MDB_RDONLY, &txn))
+        die("reading the store");
+    checked(cyx_intern_find(txn, env->meta, CYX_TAG_PARTITION, "default", &partition), "finding the partition");
+    for (uint32_t server = 0; server < SERVERS; server++) {
+        char text[SERVER_TEXT_LEN];
+        uint32_t id = 0;
+        (void)server_text(server, text);
+        checked(cyx_intern_find(txn, env->meta, CYX_TAG_SERVER, text, &id), "finding a server");
+        t->routes[server] = (cyx_hot_route){.server = id, .partition = partition, .state = CYX_ACTIVE};
+    }
+    mdb_txn_abort(txn);
+}
+
+void table_apply(table *t, const char *name, size_t len, int was_there, int is_there, uint32_t server)
+{
+    if (!cyx_hot_apply(t->hot, cyx_hot_meet(t->hot, (const uint8_t *)name, len), was_there, is_there, &t->routes[server]))
+        die("the table is full");
+}
+
+static void insert(void *context, uint64_t i)
+{
+    char name[NAME_MAX_LEN];
+    table_apply(context, name, key_name(i, 0, name), 0, 1, key_server(i));
+}
+
+table make_table(const char *dir, uint64_t records)
+{
+    char state[512], run[512];
+    cyx_env *env;
+    table t;
+    (void)snprintf(state, sizeof state, "%s/state", dir);
+    (void)snprintf(run, sizeof run, "%s/run", dir);
+    checked(cyx_env_open(state, NULL, &env), "opening the store");
+    find_routes(&t, env);
+    checked(cyx_hot_create(run, env, records, ROUTES, &t.hot), "making a table");
+    key_each(records, insert, &t);
+    checked(cyx_hot_publish(t.hot), "publishing it");
+    return t;
+}
+
+/* A store that knows the servers and has next to no mailbox. */
+static void name_servers(cyx_writer *writer)
+{
+    checked(cyx_writer_begin(writer), "beginning");
+    for (uint32_t server = 0; server < SERVERS; server++) {
+        char name[NAME_MAX_LEN], acl[NAME_MAX_LEN], text[SERVER_TEXT_LEN];
+        const cyx_put_record record = record_of(server, server, name, acl, text);
+        checked(cyx_writer_put_many(writer, &record, 1), "writing");
+    }
+    checked(cyx_writer_commit(writer), "committing");
+}
+
+uint64_t table_alone(void)
+{
+    const char *wanted = getenv("MLOOKUP_TABLE");
+    return wanted ? strtoull(wanted, NULL, 10) : 0;
+}
+
+void start_table_alone(const char *dir)
+{
+    name_servers(start_node(dir));
+    (void)make_table(dir, table_alone());
 }

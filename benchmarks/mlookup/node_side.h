@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 
+#include "hot.h"
 #include "mlookup.h"
 #include "writer.h"
 
@@ -31,5 +32,17 @@ static inline int server_of(const char *text)
 size_t server_text(uint32_t server, char text_r[SERVER_TEXT_LEN]);
 cyx_put_record record_of(uint64_t i, uint32_t server, char name_r[NAME_MAX_LEN], char acl_r[NAME_MAX_LEN],
                          char server_r[SERVER_TEXT_LEN]);
+
+/* A table in the place of the node's, filled name by name and changed by what the node uses at a commit. */
+typedef struct table {
+    cyx_hot_writer *hot;
+    cyx_hot_route routes[SERVERS];
+} table;
+table make_table(const char *dir, uint64_t records);
+void table_apply(table *t, const char *name, size_t len, int was_there, int is_there, uint32_t server);
+
+/* Of how many names there is a table and no store behind it (MLOOKUP_TABLE); 0: there is a store. */
+uint64_t table_alone(void);
+void start_table_alone(const char *dir);
 
 #endif

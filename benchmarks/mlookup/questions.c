@@ -10,6 +10,9 @@
 #define CLOCK_NS 50e6 /* over which the two clocks are compared */
 #define CLOCK_TIMES 100001u
 
+#define UNTOLD 10000u /* at most one of so many */
+uint64_t untold_max(uint64_t count) { return getenv("MLOOKUP_TABLE") ? 2 + count / UNTOLD : 0; }
+
 double now_ns(void)
 {
     struct timespec ts;

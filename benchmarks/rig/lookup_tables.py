@@ -28,6 +28,10 @@ class Found(NamedTuple):
     limit: Figures
     limit_large: Figures
 
+    @property
+    def has_store(self) -> bool:
+        return STORE in self.engines
+
 
 def row(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
@@ -130,7 +134,7 @@ def _against_cyrus(found: Found) -> list[Target]:
     rows = []
     for ours, least in ((TABLE, 30), (STORE, 4)):
         for peer in (LOOKUP, FETCH):
-            if peer in found.engines:
+            if peer in found.engines and ours in found.engines:
                 for figure, how in (("p50_ns", "alone p50"), ("loop_ns", "loop")):
                     mine, other = found.engines[ours][figure], found.engines[peer][figure]
                     target = f"≥ {least}×" if peer == LOOKUP else ""
@@ -142,11 +146,16 @@ def _of_the_node(found: Found) -> list[Target]:
     node = found.node
     beside = f"{node['reads_per_s']:,.0f} look-ups a second beside it, all right"
     rebuild = "≤ 6 s" if found.records == FULL else ""
-    return [
+    changes = [
         Target(
             "changes of the table a second, beside a reader", "≥ 5,000,000", f"{node['updates_per_s']:,.0f}", beside
         ),
         Target("the same, beside nobody", "", f"{node['updates_alone_per_s']:,.0f}"),
+    ]
+    if not found.has_store:
+        return changes
+    return [
+        *changes,
         Target("the table built anew", rebuild, f"{node['rebuild_s']:.2f} s"),
         Target(
             "a change seen by another process after its commit, p99",
@@ -160,7 +169,7 @@ def _of_the_node(found: Found) -> list[Target]:
 
 
 def _large_only(found: Found) -> Sequence[Target]:
-    if found.records < FULL:
+    if found.records < FULL or not found.has_store:
         return []
     store, lmdb, python = found.engines[STORE], found.engines[LMDB], found.python
     peer = DICT if DICT in python else PY_LMDB
