@@ -17,7 +17,7 @@ from cyrusext.errors import RemoteProtocolError
 from cyrusext.runtime import logging
 from lmtp_router.breaker import Breaker
 from lmtp_router.interfaces import Deadlines, LinkUser
-from lmtp_router.protocol.connection import ClientConnection
+from lmtp_router.protocol.connection import ClientConnection, offered
 from lmtp_router.protocol.state import ClientState
 from lmtp_router.protocol.types import Answered, HandshakeFailed, Mail, NeedData, Ready, reply
 from lmtp_router.recipient import Recipient
@@ -232,6 +232,10 @@ class BackendPool:
         self._connecting = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self.extensions: frozenset[bytes] | None = None
+        """What the backend offered last; None before it did."""
+        self.learned: Callable[[], None] = lambda: None
+        """Called when it offers something else than before."""
         self.made = 0
         """Connections that came to be, since the start."""
         self.failures = 0
@@ -294,6 +298,9 @@ class BackendPool:
         self._connecting -= 1
         self.made += 1
         self._breaker.succeeded()
+        if link.extensions != self.extensions:
+            self.extensions = link.extensions
+            self.learned()
         self._serve(link, reused=False)
 
     def failed(self, reason: str) -> None:
@@ -352,12 +359,20 @@ class BackendPools:
         self._settings = settings
         self._loop = loop
         self._pools: dict[tuple[str, int], BackendPool] = {}
+        self.shared_extensions = offered(())
+        """What may be offered to clients."""
+
+    def _learn(self) -> None:
+        self.shared_extensions = offered(
+            pool.extensions for pool in self._pools.values() if pool.extensions is not None
+        )
 
     def pool(self, host: str, port: int) -> BackendPool:
         """The pool of an endpoint."""
         pool = self._pools.get((host, port))
         if pool is None:
             pool = self._pools[host, port] = BackendPool(host, port, self._settings, self._loop)
+            pool.learned = self._learn
         return pool
 
     def __iter__(self) -> Iterator[BackendPool]:

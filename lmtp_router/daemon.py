@@ -67,7 +67,7 @@ def run(config: Config) -> int:
         log.warning("config.notice", text=notice)
     terms = terms_of(config)
     with Listening() as listening:
-        listening.bind(config.lmtp.listen, terms.workers)
+        listening.bind((*config.lmtp.listen, *config.lmtp.smtp_listen), terms.workers)
         for text in listening.names():
             log.info("lmtp.listening", address=text, workers=terms.workers)
         text = config.metrics.router_listen

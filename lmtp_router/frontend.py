@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import socket
@@ -37,16 +38,23 @@ class Frontend:
 
     name = "lmtp"
 
-    def __init__(self, settings: Settings, routing: Routing, sockets: Sequence[socket.socket]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        routing: Routing,
+        sockets: Sequence[socket.socket],
+        smtp_sockets: Sequence[socket.socket] = (),
+    ) -> None:
         self.settings = settings
         self.sessions: set[Session] = set()
         self.orphans: set[Transaction] = set()
         self.draining = False
         self._retired = False
         self.greeting = reply(220, f"{settings.hostname} LMTP cyrusext ready").raw
+        self.smtp_greeting = reply(220, f"{settings.hostname} ESMTP cyrusext ready").raw
         self.journal = Journal(settings.disclosure)
         self._routing = routing
-        self._sockets = sockets
+        self._sockets = [*((sock, False) for sock in sockets), *((sock, True) for sock in smtp_sockets)]
         self._servers: list[asyncio.Server] = []
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
@@ -88,12 +96,18 @@ class Frontend:
             mail, client, replies, self._routing, self.pools, settings.deadlines, self.now, settings.body_buffer
         )
 
+    @property
+    def shared_extensions(self) -> frozenset[bytes]:
+        """What all backends can do that a client may ask for."""
+        return self.pools.shared_extensions
+
     async def start(self) -> None:
-        for sock in self._sockets:
+        for sock, smtp in self._sockets:
+            session = functools.partial(Session, self, smtp=smtp)
             if sock.family == socket.AF_UNIX:
-                server = await self._loop.create_unix_server(lambda: Session(self), sock=sock)
+                server = await self._loop.create_unix_server(session, sock=sock)
             else:
-                server = await self._loop.create_server(lambda: Session(self), sock=sock)
+                server = await self._loop.create_server(session, sock=sock)
             self._servers.append(server)
         self._sweeper = self._loop.create_task(self._sweep())
 

@@ -78,7 +78,8 @@ class Reload:
         config, kept = settled(self._crew.terms.config, wanted)
         notices = require(config, "lmtp-router")
         terms = terms_of(config)
-        addresses = self._listening.bind(config.lmtp.listen, terms.workers)
+        mail = (*config.lmtp.listen, *config.lmtp.smtp_listen)
+        addresses = self._listening.bind(mail, terms.workers)
         try:
             await self._listen_for_metrics(config.metrics.router_listen)
             await self._crew.renew(terms)
@@ -90,7 +91,7 @@ class Reload:
         for notice in notices:
             log.warning("config.notice", text=notice)
         self._leave_metrics(config.metrics.router_listen)
-        wanted_now = set(config.lmtp.listen)
+        wanted_now = set(mail)
         gone = [text for text in self._listening.addresses if text not in wanted_now]
         if gone:
             self._listening.close(gone)

@@ -18,6 +18,8 @@ from lmtp_router.protocol.types import (
     BodyEnd,
     BodySpoiled,
     Data,
+    Ehlo,
+    Helo,
     Lhlo,
     Mail,
     NeedData,
@@ -74,6 +76,13 @@ class Host(Protocol):
     @property
     def greeting(self) -> bytes: ...
 
+    @property
+    def smtp_greeting(self) -> bytes: ...
+
+    @property
+    def shared_extensions(self) -> frozenset[bytes]:
+        """What all backends can do that a client may ask for."""
+
     def admit(self, session: Session) -> bool:
         """Take the session up; False when there are too many."""
 
@@ -91,15 +100,16 @@ class Host(Protocol):
 class Session(asyncio.Protocol):
     """One client."""
 
-    def __init__(self, frontend: Host) -> None:
+    def __init__(self, frontend: Host, *, smtp: bool = False) -> None:
         self._frontend = frontend
         self._settings = frontend.settings
+        self._smtp = smtp
         self._connection = ServerConnection(
-            self._settings.limits, replace_bare_newlines=self._settings.replace_bare_newlines
+            self._settings.limits, replace_bare_newlines=self._settings.replace_bare_newlines, smtp=smtp
         )
         self._replies = Replies()
         self._transaction: Transaction | None = None
-        self._held: Rset | Lhlo | Quit | None = None
+        self._held: Rset | Lhlo | Ehlo | Helo | Quit | None = None
         self._transport: asyncio.Transport | None = None
         self._id = ""
         self._closing = False
@@ -127,7 +137,7 @@ class Session(asyncio.Protocol):
             self._transport.close()
             self._transport = None
             return
-        self._transport.write(self._frontend.greeting)
+        self._transport.write(self._frontend.smtp_greeting if self._smtp else self._frontend.greeting)
 
     def data_received(self, data: bytes) -> None:
         if self._linger_until:
@@ -280,17 +290,18 @@ class Session(asyncio.Protocol):
                 self._replies.add(OK.raw)
             case Vrfy():
                 self._replies.add(CANNOT_VRFY.raw)
-            case Lhlo() | Rset() | Quit():
+            case Lhlo() | Ehlo() | Helo() | Rset() | Quit():
                 self._held = event
 
-    def _obey(self, command: Lhlo | Rset | Quit) -> None:
+    def _obey(self, command: Lhlo | Ehlo | Helo | Rset | Quit) -> None:
         """A command that ends the transaction, if there is one."""
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             transaction.cancel()
         self._note()
-        if isinstance(command, Lhlo):
-            self._replies.add(self._connection.extensions(self._settings.hostname).raw)
+        if isinstance(command, Lhlo | Ehlo | Helo):
+            hello = self._connection.hello(command, self._settings.hostname, self._frontend.shared_extensions)
+            self._replies.add(hello.raw)
         elif isinstance(command, Rset):
             self._replies.add(OK.raw)
         else:

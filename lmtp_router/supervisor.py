@@ -181,9 +181,11 @@ class Crew:
         return claim()
 
     async def _spawn(self, number: int, terms: Terms) -> Process:
-        sockets = self._listening.of(terms.config.lmtp.listen, number, terms.workers)
-        serve = functools.partial(work, terms.config, terms.settings)
-        process = Process(number, sockets, serve, self._life_read, self._news)
+        lmtp = terms.config.lmtp
+        sockets = self._listening.of(lmtp.listen, number, terms.workers)
+        smtp_sockets = self._listening.of(lmtp.smtp_listen, number, terms.workers)
+        serve = functools.partial(work, terms.config, terms.settings, len(smtp_sockets))
+        process = Process(number, [*sockets, *smtp_sockets], serve, self._life_read, self._news)
         await process.listen()
         return process
 

@@ -96,16 +96,21 @@ class Reporter:
             await asyncio.sleep(0)
 
 
-def work(config: Config, settings: Settings, sockets: list[socket.socket], tell: int, life: int) -> int:
-    """Serve until SIGTERM, or until the parent is gone, or after SIGHUP until the clients are gone; return the exit
-    status."""
+def work(config: Config, settings: Settings, smtp: int, sockets: list[socket.socket], tell: int, life: int) -> int:
+    """Serve SMTP at the last `smtp` of `sockets` and LMTP at the others; return the exit status.
+
+    Until SIGTERM, or until the parent is gone, or after SIGHUP until the clients are gone.
+    """
 
     async def serve() -> int:
         lookup = open_lookup(config)
         loop = asyncio.get_running_loop()
         try:
             reporter = Reporter(tell)
-            frontend = reporter.frontend = Frontend(settings, Routing(lookup, config.backends), sockets)
+            lmtp_sockets, smtp_sockets = sockets[: len(sockets) - smtp], sockets[len(sockets) - smtp :]
+            frontend = reporter.frontend = Frontend(
+                settings, Routing(lookup, config.backends), lmtp_sockets, smtp_sockets
+            )
             lifecycle = Lifecycle([reporter, frontend], stop_timeout_s=DRAIN_S + 5)
 
             def orphaned() -> None:

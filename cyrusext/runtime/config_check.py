@@ -46,7 +46,6 @@ NOT_YET: dict[tuple[str, str], tuple[bool, str]] = {
     ("lookup", "auth_http"): (False, _NOTHING_LISTENS),
     ("lookup", "route_http"): (False, _NOTHING_LISTENS),
     ("lookup", "hit_max_age_s"): (True, _SERVES_OTHERWISE),
-    ("lmtp", "smtp_listen"): (True, "only LMTP is served"),
     ("lmtp", "tls_cert"): (True, "STARTTLS is not offered"),
     ("lmtp", "tls_key"): (True, "STARTTLS is not offered"),
     ("lmtp", "trusted"): (False, "XCLIENT, XFORWARD and PROXY are not taken from anybody"),
@@ -259,8 +258,12 @@ def _backends(config: Config) -> Iterator[Finding]:
 
 def _lmtp(config: Config) -> Iterator[Finding]:
     lmtp = config.lmtp
-    if not lmtp.listen:
+    if not lmtp.listen and not lmtp.smtp_listen:
         yield Finding("lmtp", "listen", "expected at least one address", True)
+    taken = {str(address.parse(text)) for text in lmtp.listen}
+    for text in lmtp.smtp_listen:
+        if str(address.parse(text)) in taken:
+            yield Finding("lmtp", "smtp_listen", f"{text} is in listen too: expected LMTP or SMTP there", True)
     open_to_all = [text for text in (*lmtp.listen, *lmtp.smtp_listen) if not address.parse(text).is_local]
     if open_to_all and not lmtp.trusted and not lmtp.tls_cert:
         yield Finding(

@@ -256,7 +256,9 @@ class LmtpSection(Section, frozen=True):
     """The LMTP router."""
 
     listen: Annotated[tuple[str, ...], Meta(description="Where to take LMTP.")] = ("127.0.0.1:2024",)
-    smtp_listen: Annotated[tuple[str, ...], Meta(description="Where to take SMTP.")] = ()
+    smtp_listen: Annotated[
+        tuple[str, ...], Meta(description="Where to take SMTP: one recipient for each message, or PRDR.")
+    ] = ()
     workers: Annotated[int, Meta(ge=0, le=1024, description="Worker processes; 0: one per core.")] = 0
     body_buffer: Annotated[str, Meta(description="Memory for the body of one transaction.")] = "1MiB"
     max_size: Annotated[str, Meta(description="Largest message, announced as SIZE.")] = "50MiB"

@@ -1,4 +1,4 @@
-"""The two ends of an LMTP connection without a socket: octets in, events out; decisions in, octets out.
+"""The two ends of an LMTP or SMTP connection without a socket: octets in, events out; decisions in, octets out.
 
 Rule: nothing of a body is accepted before `ServerConnection.accept_data`, and nothing of it is sent before the backend
 said 354: the gate is `state.CLIENT`, and a caller who tries gets LocalProtocolError.  No input makes these classes
@@ -8,14 +8,17 @@ raise anything but RemoteProtocolError.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
 from lmtp_router.protocol import codec
 from lmtp_router.protocol._scan import BodyScanner
+from lmtp_router.protocol.parameters import BINARY, CHUNKING, DSN, EIGHT_BIT, SMTPUTF8, UNKNOWN_PARAMETER
 from lmtp_router.protocol.state import CLIENT, SERVER, ClientInput, ClientState, ServerInput, ServerState
 from lmtp_router.protocol.types import (
     NEED_DATA,
+    NOTHING,
     PAUSED,
     Answered,
     BodyData,
@@ -24,7 +27,9 @@ from lmtp_router.protocol.types import (
     ClientEvent,
     Command,
     Data,
+    Ehlo,
     HandshakeFailed,
+    Helo,
     Lhlo,
     Mail,
     Noop,
@@ -42,9 +47,13 @@ from lmtp_router.protocol.types import (
 )
 
 END_OF_DATA = b".\r\n"
+PRDR = b"PRDR"
+"""A reply for each recipient in SMTP (draft-hall-prdr); between the client and us, whatever the backends have."""
 
 _INPUT: dict[type, ServerInput] = {
     Lhlo: ServerInput.LHLO,
+    Ehlo: ServerInput.LHLO,
+    Helo: ServerInput.LHLO,
     Mail: ServerInput.MAIL,
     Rcpt: ServerInput.RCPT,
     Data: ServerInput.DATA,
@@ -57,8 +66,10 @@ _INPUT: dict[type, ServerInput] = {
 TOO_MANY_ERRORS = reply(421, "4.7.0 Too many errors, closing connection")
 TOO_LARGE = reply(552, "5.3.4 Message is larger than this server takes")
 TOO_MANY_RECIPIENTS = reply(452, "4.5.3 Too many recipients")
+IS_LMTP = reply(500, "5.5.1 This is LMTP: use LHLO")
+IS_SMTP = reply(500, "5.5.1 This is SMTP: use EHLO")
 _SEQUENCE = {
-    ServerState.GREETED: reply(503, "5.5.1 Say LHLO first"),
+    ServerState.GREETED: reply(503, "5.5.1 Say LHLO or EHLO first"),
     ServerState.READY: reply(503, "5.5.1 Say MAIL first"),
     ServerState.MAIL: reply(503, "5.5.1 Say RCPT first"),
     ServerState.RCPT: reply(503, "5.5.1 A transaction is open, say RSET first"),
@@ -74,6 +85,24 @@ class Limits(NamedTuple):
     max_errors: int = 20
 
 
+def offered(known: Iterable[frozenset[bytes]]) -> frozenset[bytes]:
+    """Return what may be offered to clients, given what each backend that is known offers.
+
+    8BITMIME until a backend is known that lacks it, for without it clients rewrite messages; the others only when each
+    known backend has them, and at least one is known.
+    """
+    known = list(known)
+    if not known:
+        return _UNKNOWN
+    common = frozenset.intersection(*known)
+    shared = common & _PASSED_ON
+    return shared | {BINARY} if common >= {BINARY, CHUNKING} else shared
+
+
+_PASSED_ON = frozenset({EIGHT_BIT, SMTPUTF8, DSN})
+_UNKNOWN = frozenset({EIGHT_BIT})
+
+
 class ServerConnection:
     """The server's end.  After `Data` it is paused until `accept_data` or `refuse_data`, after `BodyEnd` until
     `replied`."""
@@ -83,18 +112,26 @@ class ServerConnection:
         "_buffer",
         "_errors",
         "_limits",
+        "_offered",
         "_pending",
         "_recipients",
         "_replace",
         "_scanner",
         "_size",
         "_skipping",
+        "_smtp",
+        "_utf8",
         "_verdict",
         "state",
     )
 
-    def __init__(self, limits: Limits | None = None, *, replace_bare_newlines: bool = False) -> None:
+    def __init__(
+        self, limits: Limits | None = None, *, replace_bare_newlines: bool = False, smtp: bool = False
+    ) -> None:
         self.state = ServerState.GREETED
+        self._smtp = smtp
+        self._offered = NOTHING
+        self._utf8 = False
         self._limits = limits or Limits()
         self._replace = replace_bare_newlines
         self._buffer = b""
@@ -112,9 +149,14 @@ class ServerConnection:
         """Octets received and not yet used."""
         return len(self._buffer) - self._at
 
-    def extensions(self, hostname: str) -> Reply:
-        """The reply to LHLO."""
-        return reply(250, hostname, "PIPELINING", "8BITMIME", f"SIZE {self._limits.max_size}", "ENHANCEDSTATUSCODES")
+    def hello(self, command: Lhlo | Ehlo | Helo, hostname: str, shared: frozenset[bytes]) -> Reply:
+        """The reply to LHLO, EHLO or HELO, where the backends have `shared` (see `offered`) in common."""
+        if isinstance(command, Helo):
+            self._offered = NOTHING
+            return reply(250, hostname)
+        self._offered = shared | {PRDR} if self._smtp else shared
+        words = sorted(word.decode("ascii") for word in self._offered)
+        return reply(250, hostname, "PIPELINING", f"SIZE {self._limits.max_size}", "ENHANCEDSTATUSCODES", *words)
 
     def receive_data(self, data: bytes) -> None:
         """Take octets from the client."""
@@ -161,11 +203,22 @@ class ServerConnection:
         if isinstance(command, Mail):
             if command.size > self._limits.max_size:
                 return Refused(TOO_LARGE)
+            if not command.needs <= self._offered or (command.prdr and PRDR not in self._offered):
+                return self._refuse(UNKNOWN_PARAMETER)
             self._recipients = 0
+            if self._smtp and not command.prdr:
+                command = command._replace(one_reply=True)
+            self._utf8 = SMTPUTF8 in command.needs
         elif isinstance(command, Rcpt):
             if self._recipients >= self._limits.max_recipients:
                 return Refused(TOO_MANY_RECIPIENTS)
+            if command.needs_dsn and DSN not in self._offered:
+                return self._refuse(UNKNOWN_PARAMETER)
+            if not (self._utf8 or (command.path.isascii() and command.parameters.isascii())):
+                return self._refuse(codec.NOT_ASCII)
             self._recipients += 1
+        elif isinstance(command, Lhlo | Ehlo | Helo) and self._smtp is isinstance(command, Lhlo):
+            return self._refuse(IS_SMTP if self._smtp else IS_LMTP)
         self.state = after
         return command
 

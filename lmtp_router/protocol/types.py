@@ -54,18 +54,45 @@ class Lhlo(NamedTuple):
     domain: bytes
 
 
+class Ehlo(NamedTuple):
+    """EHLO with the client's name: SMTP (RFC 5321 section 4.1.1.1)."""
+
+    domain: bytes
+
+
+class Helo(NamedTuple):
+    """HELO with the client's name: SMTP without any extension."""
+
+    domain: bytes
+
+
+NOTHING: frozenset[bytes] = frozenset()
+
+
 class Mail(NamedTuple):
     """MAIL: the reverse-path with its angle brackets, ``size`` octets as declared (0: not said), ``body`` or empty."""
 
     path: bytes
     size: int = 0
     body: bytes = b""
+    parameters: bytes = b""
+    """What goes to a backend behind the path, besides SIZE and BODY: each parameter with a blank in front of it."""
+    needs: frozenset[bytes] = NOTHING
+    """Extensions that a backend must have to take the message as it is meant."""
+    prdr: bool = False
+    """The client takes a reply for each recipient, in SMTP too."""
+    one_reply: bool = False
+    """The client takes one reply for the message: a transaction has one recipient."""
 
 
 class Rcpt(NamedTuple):
     """RCPT: the forward-path with its angle brackets, its source route removed (RFC 5321 appendix C)."""
 
     path: bytes
+    parameters: bytes = b""
+    """Those of RFC 3461 for a backend that has DSN, each with a blank in front of it."""
+    needs_dsn: bool = False
+    """One of them asks for something that a backend without DSN would not do."""
 
     @property
     def address(self) -> bytes:
@@ -140,7 +167,7 @@ class NeedData(enum.Enum):
 NEED_DATA = NeedData.NEED_DATA
 PAUSED = NeedData.PAUSED
 
-Command = Lhlo | Mail | Rcpt | Data | Rset | Noop | Vrfy | Quit
+Command = Lhlo | Ehlo | Helo | Mail | Rcpt | Data | Rset | Noop | Vrfy | Quit
 ServerEvent = Command | Refused | BodyData | BodySpoiled | BodyEnd | NeedData
 
 

@@ -290,7 +290,7 @@ class RouterUnderTest:
             credentials=credentials,
             disclosure=Disclosure.FULL,
         )
-        self.port = 0
+        self.port = self.smtp_port = 0
         self.frontend: Frontend | None = None
         self._clients: list[LmtpClient] = []
 
@@ -301,9 +301,9 @@ class RouterUnderTest:
         places = Backends(
             {name: Backend(name=name, host="127.0.0.1", lmtp=backend.port) for name, backend in self.backends.items()}
         )
-        sock = listening_socket()
-        self.port = sock.getsockname()[1]
-        self.frontend = Frontend(self.settings, Routing(self.lookup, places), [sock])
+        sock, smtp = listening_socket(), listening_socket()
+        self.port, self.smtp_port = sock.getsockname()[1], smtp.getsockname()[1]
+        self.frontend = Frontend(self.settings, Routing(self.lookup, places), [sock], [smtp])
         await self.frontend.start()
         return self
 
@@ -315,13 +315,14 @@ class RouterUnderTest:
             await backend.stop()
         await self.frontend.stop()
 
-    async def client(self, *, lhlo: bool = True) -> LmtpClient:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+    async def client(self, *, lhlo: bool = True, smtp: bool = False) -> LmtpClient:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.smtp_port if smtp else self.port)
         client = LmtpClient(reader, writer)
         self._clients.append(client)
         assert (await client.reply()).startswith(b"220 ")
         if lhlo:
-            assert (await client.ask(b"LHLO client.example.org")).startswith(b"250-")
+            hello = b"EHLO" if smtp else b"LHLO"
+            assert (await client.ask(hello + b" client.example.org")).startswith(b"250-")
         return client
 
 

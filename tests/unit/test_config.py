@@ -108,6 +108,7 @@ def test_the_defaults_can_run() -> None:
     assert findings(Config()) == []
     assert require(Config(), "node") == []
     assert require(Config(), "lmtp-router") == []
+    assert require(parse(b'[lmtp]\nlisten = []\nsmtp_listen = ["127.0.0.1:25"]', "f.toml"), "lmtp-router") == []
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,7 @@ def test_the_defaults_can_run() -> None:
         ('[mupdate]\nsasldb_path = "/nonexistent"', "sasldb_path", "can not be read", True),
         ('[lmtp]\nlisten = ["0.0.0.0:24"]', "listen", "anybody could deliver", True),
         ("[lmtp]\nlisten = []", "listen", "at least one", True),
+        ('[lmtp]\nsmtp_listen = ["127.0.0.1:2024"]', "smtp_listen", "LMTP or SMTP", True),
         ('[node]\nstate_dir = "/dev/null"', "state_dir", "expected a directory", True),
         ('[node]\nuser = "no-such-user"', "user", "there is no user", True),
         ('[node]\nreader_group = "no-such-group"', "reader_group", "there is no group", True),
