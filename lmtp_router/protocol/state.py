@@ -18,6 +18,11 @@ class ServerState(enum.Enum):
     RCPT = "rcpt"
     DATA = "data"
     BODY = "body"
+    CHUNK_ASKED = "chunk-asked"
+    """The first BDAT waits for the decision that DATA waits for; its octets may have come."""
+    CHUNK = "chunk"
+    CHUNKS = "chunks"
+    """Between two chunks."""
     FINAL = "final"
     CLOSED = "closed"
 
@@ -29,15 +34,18 @@ class ServerInput(enum.Enum):
     MAIL = "mail"
     RCPT = "rcpt"
     DATA = "data"
+    BDAT = "bdat"
     RSET = "rset"
     NOOP = "noop"
     QUIT = "quit"
     ACCEPT = "accept"
-    """354 was sent."""
+    """354 was sent, or the first chunk is taken."""
     REFUSE = "refuse"
-    """DATA was refused: the transaction is over."""
+    """DATA or the first BDAT was refused: the transaction is over."""
+    CHUNK_END = "chunk-end"
+    """A chunk has come whole that is not the last."""
     END = "end"
-    """CRLF.CRLF has come."""
+    """CRLF.CRLF has come, or the last chunk."""
     REPLIED = "replied"
     """Every recipient has its reply."""
 
@@ -97,12 +105,22 @@ SERVER: dict[tuple[ServerState, ServerInput], ServerState] = {
     (_S.RCPT, _I.LHLO): _S.READY,
     (_S.RCPT, _I.RCPT): _S.RCPT,
     (_S.RCPT, _I.DATA): _S.DATA,
+    (_S.RCPT, _I.BDAT): _S.CHUNK_ASKED,
     (_S.RCPT, _I.RSET): _S.READY,
     (_S.RCPT, _I.NOOP): _S.RCPT,
     (_S.RCPT, _I.QUIT): _S.CLOSED,
     (_S.DATA, _I.ACCEPT): _S.BODY,
     (_S.DATA, _I.REFUSE): _S.READY,
     (_S.BODY, _I.END): _S.FINAL,
+    (_S.CHUNK_ASKED, _I.ACCEPT): _S.CHUNK,
+    (_S.CHUNK_ASKED, _I.REFUSE): _S.READY,
+    (_S.CHUNK, _I.CHUNK_END): _S.CHUNKS,
+    (_S.CHUNK, _I.END): _S.FINAL,
+    (_S.CHUNKS, _I.LHLO): _S.READY,
+    (_S.CHUNKS, _I.BDAT): _S.CHUNK,
+    (_S.CHUNKS, _I.RSET): _S.READY,
+    (_S.CHUNKS, _I.NOOP): _S.CHUNKS,
+    (_S.CHUNKS, _I.QUIT): _S.CLOSED,
     (_S.FINAL, _I.REPLIED): _S.READY,
 }
 
