@@ -15,6 +15,7 @@ from cyrusext.errors import LocalProtocolError, RemoteProtocolError
 from lmtp_router.protocol import codec
 from lmtp_router.protocol._scan import BodyScanner
 from lmtp_router.protocol.chunks import ChunkReader
+from lmtp_router.protocol.lines import LongLines
 from lmtp_router.protocol.parameters import BINARY, CHUNKING, DSN, EIGHT_BIT, SMTPUTF8, UNKNOWN_PARAMETER
 from lmtp_router.protocol.state import CLIENT, SERVER, ClientInput, ClientState, ServerInput, ServerState
 from lmtp_router.protocol.types import (
@@ -123,6 +124,7 @@ class ServerConnection:
         "_chunks",
         "_errors",
         "_limits",
+        "_lines",
         "_offered",
         "_pending",
         "_recipients",
@@ -156,6 +158,7 @@ class ServerConnection:
         self._errors = 0
         self._recipients = 0
         self._scanner = BodyScanner()
+        self._lines = LongLines()
         self._size = 0
         self._verdict = Verdict.GOOD
         self._pending: deque[BodyData | BodySpoiled | ChunkEnd | BodyEnd] = deque()
@@ -275,6 +278,8 @@ class ServerConnection:
                 self._verdict = Verdict.BARE_NEWLINE
             elif self._size > self._limits.max_size:
                 self._verdict = Verdict.TOO_LARGE
+            elif self._lines.feed(octets):
+                self._verdict = Verdict.FALSE_END
             elif octets:
                 self._pending.append(BodyData(octets))
             if self._verdict is not Verdict.GOOD:
@@ -314,6 +319,8 @@ class ServerConnection:
                 self._verdict = Verdict.BARE_NEWLINE
             elif chunks.size > self._limits.max_size:
                 self._verdict = Verdict.TOO_LARGE
+            elif self._lines.feed(octets):
+                self._verdict = Verdict.FALSE_END
             elif octets:
                 self._pending.append(BodyData(octets))
             if self._verdict is not Verdict.GOOD:
@@ -335,6 +342,7 @@ class ServerConnection:
             self._chunks.begin(self._asked.size, last=self._asked.last)
         else:
             self._scanner = BodyScanner(self._replace)
+        self._lines = LongLines()
         self._size = 0
         self._verdict = Verdict.GOOD
 
@@ -378,6 +386,7 @@ class ClientConnection:
         "_parser",
         "_replies",
         "_turn",
+        "_unsent",
         "extensions",
         "state",
     )
@@ -392,6 +401,8 @@ class ClientConnection:
         self._expected: deque[tuple[Sent, object]] = deque()
         self._out: list[bytes] = []
         self._turn: deque[bytes] = deque()
+        self._unsent = 0
+        """Of what is expected, the last so many commands have not been taken to be written."""
 
     @property
     def outstanding(self) -> int:
@@ -408,15 +419,21 @@ class ClientConnection:
         self._replies.extend(self._parser.feed(data))
 
     def next_event(self) -> ClientEvent:
-        """Return the next answer; raises RemoteProtocolError (fatal) for a reply that nothing asked for."""
+        """Return the next answer; raises RemoteProtocolError (fatal) for a reply that nothing asked for.
+
+        A reply that came before its command was written is no answer to it: taken for one, it and all after it would
+        be told to the wrong recipients.
+        """
         while self._replies:
             answer = self._replies.popleft()
             if self.state in _HANDSHAKE:
+                if self._out:
+                    raise RemoteProtocolError(f"the backend said {answer.code} unasked", fatal=True)
                 event = self._shake(answer)
                 if event is not None:
                     return event
                 continue
-            if not self._expected:
+            if len(self._expected) <= self._unsent:
                 raise RemoteProtocolError(f"the backend said {answer.code} unasked", fatal=True)
             return self._match(answer)
         return NEED_DATA
@@ -427,6 +444,7 @@ class ClientConnection:
             return b""
         data = b"".join(self._out)
         self._out.clear()
+        self._unsent = len(self._turn)
         return data
 
     def _shake(self, answer: Reply) -> Ready | HandshakeFailed | None:
@@ -502,6 +520,7 @@ class ClientConnection:
         else:
             self._out.append(line)
         self._expected.append((sent, context))
+        self._unsent += 1
 
     def _move(self, step: ClientInput) -> None:
         after = CLIENT.get((self.state, step))

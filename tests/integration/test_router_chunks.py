@@ -50,6 +50,28 @@ def test_chunks_arrive_as_they_were_sent(router_2b: Delivery, name: str, size: i
         assert stored[0].endswith(text)
 
 
+def test_a_long_line_does_not_end_a_message_that_came_in_chunks(router_2b: Delivery) -> None:
+    """Cyrus looks for the end of data in pieces of a line (`lmtp_router.protocol.lines`)."""
+    group = router_2b
+    user = group.user()
+    with group.be1.imap() as admin:
+        imap.create(admin, f"user.{user}")
+    evil = f".\r\nMAIL FROM:<>\r\nRCPT TO:<{user}@example.org>\r\nDATA\r\nSubject: evil\r\n\r\nevil\r\n".encode()
+    text = message("long", b"x" * 8189 + evil)
+    with Lmtp(group.router.address, ROUTER_PORT) as client:
+        for size in (len(text), 5000, 100):
+            client.command("MAIL FROM:<a@example.net>")
+            assert client.command(f"RCPT TO:<{user}@example.org>").code == 250
+            for at in range(0, len(text), size):
+                chunk = text[at : at + size]
+                client.send(b"BDAT %d\r\n" % len(chunk) + chunk)
+                assert client.reply().code == 250
+            client.send(b"BDAT 0 LAST\r\n")
+            assert client.reply().code == 554
+    with group.be1.imap(user) as connection:
+        assert imap.messages(connection) == []
+
+
 def test_what_is_smuggled_in_a_chunk_is_text(router_2b: Delivery) -> None:
     """Real backends end a message at LF . LF: none of it may reach them as such."""
     group = router_2b

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
-from lmtp_router.protocol.connection import END_OF_DATA, ClientConnection, Limits, ServerConnection, offered
+from lmtp_router.protocol.connection import END_OF_DATA, ClientConnection, Limits, ServerConnection
 from lmtp_router.protocol.state import CLIENT, SERVER, ClientInput, ClientState, ServerInput, ServerState
 from lmtp_router.protocol.types import (
     NEED_DATA,
     PAUSED,
     Answered,
-    Bdat,
     BodyData,
     BodyEnd,
     BodySpoiled,
-    ChunkEnd,
     Data,
-    Ehlo,
     HandshakeFailed,
-    Helo,
     Lhlo,
     Mail,
-    NeedData,
-    Noop,
     Quit,
     Rcpt,
     Ready,
@@ -33,37 +29,9 @@ from lmtp_router.protocol.types import (
     ServerEvent,
     Verdict,
 )
+from tests.harness.lmtp_events import drive, three_ways
 
 OPENING = b"LHLO c\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<u@example.org>\r\nDATA\r\n"
-
-
-def drive(octets: bytes, size: int, limits: Limits | None = None, *, replace: bool = False) -> list[ServerEvent]:
-    """Feed `octets` in pieces; accept every DATA and answer every message.  Chunks of a body are joined."""
-    connection = ServerConnection(limits, replace_bare_newlines=replace)
-    events: list[ServerEvent] = []
-    for at in range(0, len(octets), size):
-        connection.receive_data(octets[at : at + size])
-        while True:
-            event = connection.next_event()
-            if event is PAUSED and connection.state in (ServerState.DATA, ServerState.CHUNK_ASKED):
-                connection.accept_data()
-            elif event is PAUSED and connection.state is ServerState.FINAL:
-                connection.replied()
-            elif isinstance(event, NeedData):
-                break
-            elif isinstance(event, BodyData) and events and isinstance(events[-1], BodyData):
-                events[-1] = BodyData(events[-1].chunk + event.chunk)
-            else:
-                events.append(event)
-    return events
-
-
-def three_ways(octets: bytes, limits: Limits | None = None, *, replace: bool = False) -> list[ServerEvent]:
-    whole = drive(octets, len(octets), limits, replace=replace)
-    for size in (1, 2, 3, 5):
-        assert drive(octets, size, limits, replace=replace) == whole
-    assert drive(octets + b"QUI", len(octets) + 3, limits, replace=replace) == whole
-    return whole
 
 
 def test_a_session() -> None:
@@ -184,232 +152,6 @@ def test_after_too_long_a_line_the_next_one_is_understood() -> None:
     assert three_ways(b"NOOP " + b"x" * 3000 + b"\r\nQUIT\r\n")[1:] == [Quit()]
 
 
-ALL = frozenset({b"8BITMIME", b"SMTPUTF8", b"DSN", b"CHUNKING", b"BINARYMIME", b"XFOO"})
-
-
-@pytest.mark.parametrize(
-    ("known", "shared"),
-    [
-        ([], {b"8BITMIME"}),
-        ([ALL], {b"8BITMIME", b"SMTPUTF8", b"DSN", b"BINARYMIME"}),
-        ([ALL, ALL - {b"DSN"}], {b"8BITMIME", b"SMTPUTF8", b"BINARYMIME"}),
-        ([ALL - {b"CHUNKING"}, ALL], {b"8BITMIME", b"SMTPUTF8", b"DSN"}),
-        ([ALL, frozenset()], set()),
-    ],
-)
-def test_what_is_offered_is_what_all_known_backends_have(known: list[frozenset[bytes]], shared: set[bytes]) -> None:
-    assert offered(known) == shared
-
-
-def greeted(*words: bytes, smtp: bool = False) -> ServerConnection:
-    connection = ServerConnection(smtp=smtp)
-    connection.receive_data(b"EHLO c\r\n" if smtp else b"LHLO c\r\n")
-    hello = connection.next_event()
-    assert isinstance(hello, Ehlo if smtp else Lhlo)
-    said = connection.hello(hello, "router", frozenset(words))
-    assert {line.split(b" ")[0] for line in said.lines[1:]} == {
-        b"PIPELINING",
-        b"SIZE",
-        b"ENHANCEDSTATUSCODES",
-        b"CHUNKING",
-        *words,
-        *([b"PRDR"] if smtp else []),
-    }
-    return connection
-
-
-@pytest.mark.parametrize(
-    ("line", "word"),
-    [
-        (b"MAIL FROM:<> BODY=8BITMIME", b"8BITMIME"),
-        (b"MAIL FROM:<> SMTPUTF8", b"SMTPUTF8"),
-        (b"MAIL FROM:<> RET=FULL", b"DSN"),
-        (b"MAIL FROM:<> ENVID=x", b"DSN"),
-    ],
-)
-def test_a_parameter_that_was_not_offered_is_refused(line: bytes, word: bytes) -> None:
-    for words, taken in (((), False), ((word,), True), ((b"8BITMIME", b"SMTPUTF8", b"DSN"), True)):
-        connection = greeted(*words)
-        connection.receive_data(line + b"\r\n")
-        event = connection.next_event()
-        assert isinstance(event, Mail if taken else Refused)
-        if isinstance(event, Refused):
-            assert event.reply.raw.startswith(b"555 5.5.4")
-
-
-def test_recipients_of_a_session_without_dsn() -> None:
-    connection = greeted()
-    connection.receive_data(b"MAIL FROM:<>\r\nRCPT TO:<u> NOTIFY=NEVER\r\nRCPT TO:<u> ORCPT=rfc822;u\r\n")
-    events = [connection.next_event() for _ in range(3)]
-    assert isinstance(events[1], Refused)
-    assert events[1].reply.code == 555
-    assert events[2] == Rcpt(b"<u>", b" ORCPT=rfc822;u"), "Dovecot adds it unasked"
-
-
-@pytest.mark.parametrize("line", [b"RCPT TO:<\xc3\xbc@example.org>\r\n", b"RCPT TO:<u> ORCPT=utf-8;\xc3\xbc\r\n"])
-def test_only_mail_with_smtputf8_has_recipients_that_are_not_ascii(line: bytes) -> None:
-    connection = greeted(b"SMTPUTF8")
-    connection.receive_data(b"MAIL FROM:<>\r\n" + line + b"RSET\r\nMAIL FROM:<> SMTPUTF8\r\n" + line)
-    events = [connection.next_event() for _ in range(5)]
-    assert isinstance(events[1], Refused)
-    assert events[1].reply.raw.startswith(b"553 5.6.7")
-    assert isinstance(events[4], Rcpt)
-
-
-def test_smtp_and_lmtp_are_not_mixed() -> None:
-    for smtp, good, bad in ((False, [b"LHLO"], [b"EHLO", b"HELO"]), (True, [b"EHLO", b"HELO"], [b"LHLO"])):
-        for verb in bad:
-            connection = ServerConnection(smtp=smtp)
-            connection.receive_data(verb + b" c\r\nMAIL FROM:<>\r\n")
-            events = [connection.next_event(), connection.next_event()]
-            assert [event.reply.code for event in events if isinstance(event, Refused)] == [500, 503]
-        for verb in good:
-            connection = ServerConnection(smtp=smtp)
-            connection.receive_data(verb + b" c\r\nMAIL FROM:<>\r\n")
-            assert isinstance(connection.next_event(), Lhlo | Ehlo | Helo)
-            mail = connection.next_event()
-            assert isinstance(mail, Mail)
-            assert mail.one_reply is smtp
-
-
-def test_prdr_is_smtp_only_and_not_for_helo() -> None:
-    connection = greeted(smtp=True)
-    connection.receive_data(b"MAIL FROM:<> PRDR\r\n")
-    assert connection.next_event() == Mail(b"<>", prdr=True)
-    connection = greeted()
-    connection.receive_data(b"MAIL FROM:<> PRDR\r\n")
-    assert isinstance(connection.next_event(), Refused)
-    connection = greeted(b"8BITMIME", smtp=True)
-    connection.receive_data(b"HELO c\r\n")
-    hello = connection.next_event()
-    assert isinstance(hello, Helo)
-    assert connection.hello(hello, "router", ALL).raw == b"250 router\r\n"
-    connection.receive_data(b"MAIL FROM:<> PRDR\r\nMAIL FROM:<> BODY=8BITMIME\r\nMAIL FROM:<>\r\n")
-    assert [type(connection.next_event()) for _ in range(3)] == [Refused, Refused, Mail]
-
-
-CHUNKS = b"LHLO c\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<u@example.org>\r\n"
-
-
-@pytest.mark.parametrize(
-    ("octets", "expected"),
-    [
-        (b"BDAT 5 LAST\r\nabc\r\n", [Bdat(5, True), BodyData(b"abc\r\n"), BodyEnd(5, Verdict.GOOD, False)]),
-        (b"BDAT 0 LAST\r\n", [Bdat(0, True), BodyEnd(0, Verdict.GOOD, False)]),
-        (
-            b"BDAT 3\r\nabcBDAT 0 LAST\r\n",
-            [Bdat(3), BodyData(b"abc"), ChunkEnd(3), BodyData(b"\r\n"), BodyEnd(3, Verdict.GOOD, False)],
-        ),
-        (
-            b"BDAT 0\r\nBDAT 4\r\na\r\n.NOOP\r\nBDAT 3 LAST\r\n\r\n.",
-            [
-                Bdat(0),
-                ChunkEnd(0),
-                BodyData(b"a\r\n.."),
-                ChunkEnd(4),
-                Noop(),
-                BodyData(b"\r\n..\r\n"),
-                BodyEnd(7, Verdict.GOOD, False),
-            ],
-        ),
-        (
-            b"BDAT 6 LAST\r\nQUIT\r\n",
-            [Bdat(6, True), BodyData(b"QUIT\r\n"), BodyEnd(6, Verdict.GOOD, False)],
-        ),
-        (
-            b"BDAT 2 LAST\r\n\0\xff",
-            [Bdat(2, True), BodyData(b"\0\xff\r\n"), BodyEnd(2, Verdict.GOOD, True)],
-        ),
-    ],
-)
-def test_chunks(octets: bytes, expected: list[ServerEvent]) -> None:
-    assert three_ways(CHUNKS + octets)[3:] == expected
-    assert three_ways(CHUNKS + octets + b"RSET\r\n")[3:] == [*expected, Rset()]
-
-
-@pytest.mark.parametrize("step", [b"RSET", b"LHLO c", b"QUIT"])
-def test_a_message_is_given_up_between_chunks(step: bytes) -> None:
-    events = three_ways(CHUNKS + b"BDAT 6\r\n.\r\nab\r" + step + b"\r\n")
-    assert events[3:6] == [Bdat(6), BodyData(b"..\r\nab"), ChunkEnd(6)]
-    assert isinstance(events[6], Rset | Lhlo | Quit)
-    assert len(events) == 7
-
-
-@pytest.mark.parametrize("line", [b"MAIL FROM:<>", b"RCPT TO:<u@example.org>", b"DATA"])
-def test_only_chunks_follow_a_chunk(line: bytes) -> None:
-    events = three_ways(CHUNKS + b"BDAT 1\r\nx" + line + b"\r\nBDAT 0 LAST\r\n")
-    assert isinstance(events[6], Refused)
-    assert events[6].reply.code == 503
-    assert events[7:] == [BodyData(b"\r\n"), BodyEnd(1, Verdict.GOOD, False)]
-
-
-@pytest.mark.parametrize("opening", [b"", b"LHLO c\r\n", b"LHLO c\r\nMAIL FROM:<>\r\n", CHUNKS + b"BDAT 0 LAST\r\n"])
-def test_chunks_that_nobody_waits_for_are_read_and_are_no_commands(opening: bytes) -> None:
-    octets = opening + b"BDAT 6\r\nQUIT\r\nBDAT 0\r\nBDAT 12 LAST\r\nMAIL FROM:<>RSET\r\n"
-    events = three_ways(octets, Limits(max_errors=0))
-    assert events[-1] == Rset()
-    assert [event.reply.code for event in events[-4:-1] if isinstance(event, Refused)] == [503] * 3
-
-
-def test_a_refused_chunk_is_read_and_is_no_command() -> None:
-    octets = CHUNKS + b"BDAT 6\r\nQUIT\r\nBDAT 6 LAST\r\nQUIT\r\nNOOP\r\n"
-    for size in (1, 2, 5, 1000):
-        connection = ServerConnection()
-        found: list[ServerEvent] = []
-        for at in range(0, len(octets), size):
-            connection.receive_data(octets[at : at + size])
-            while (event := connection.next_event()) is not NEED_DATA:
-                if event is PAUSED:
-                    connection.refuse_data()
-                else:
-                    found.append(event)
-        assert found[3] == Bdat(6)
-        assert isinstance(found[4], Refused)
-        assert found[5:] == [Noop()]
-
-
-@pytest.mark.parametrize("line", [b"BDAT x\r\n", b"BDAT 5\n", b"BDAT 5\0\r\n", b"bdat 5 " + b"x" * 3000 + b"\r\n"])
-def test_after_a_chunk_without_a_size_nothing_is_understood(line: bytes) -> None:
-    for size in (7, 4096):
-        events = drive(CHUNKS + line + b"RSET\r\n", size)
-        last = events[-1]
-        if isinstance(last, Refused) and last.close:
-            continue
-        assert len(line) > 3000, "only of a line that was thrown away as it came nobody knows what it was"
-        assert size == 7
-
-
-@pytest.mark.parametrize("body", [b"a\nb\r\n", b"a\rb\r\n", b"a\r", b"\n.\n", b"\r\n.\r", b"\r\r\n"])
-def test_bare_newlines_in_chunks(body: bytes) -> None:
-    for cut in range(len(body) + 1):
-        octets = b"BDAT %d\r\n%bBDAT %d LAST\r\n%b" % (cut, body[:cut], len(body) - cut, body[cut:])
-        for size in (1, 3, 1000):
-            events = drive(CHUNKS + octets + b"RSET\r\n", size)
-            assert events[-1] == Rset()
-            assert events[-2] == BodyEnd(len(body), Verdict.BARE_NEWLINE, False)
-            assert events[-3] == BodySpoiled(Verdict.BARE_NEWLINE) or ChunkEnd(cut) in events
-            replaced = drive(CHUNKS + octets, size, replace=True)
-            whole = b"".join(event.chunk for event in replaced if isinstance(event, BodyData))
-            assert replaced[-1] == BodyEnd(len(body), Verdict.GOOD, False)
-            lines = whole.split(b"\r\n")
-            assert lines.pop() == b""
-            assert b"." not in lines
-            assert not any(b"\r" in line or b"\n" in line for line in lines)
-
-
-def test_the_size_of_chunks_is_counted() -> None:
-    limits = Limits(max_size=10)
-    events = three_ways(CHUNKS + b"BDAT 6\r\n123456BDAT 4 LAST\r\n78\r\n", limits)
-    assert events[-1] == BodyEnd(10, Verdict.GOOD, False)
-    events = drive(CHUNKS + b"BDAT 6\r\n123456BDAT 5\r\n789\r\nBDAT 0 LAST\r\nRSET\r\n", 1000, limits)
-    assert events[-4:] == [
-        BodySpoiled(Verdict.TOO_LARGE),
-        ChunkEnd(5),
-        BodyEnd(11, Verdict.TOO_LARGE, False),
-        Rset(),
-    ]
-
-
 def test_too_many_errors() -> None:
     events = three_ways(b"FROB\r\n" * 4, Limits(max_errors=2))
     assert [event.close for event in events if isinstance(event, Refused)] == [False, False, True]
@@ -455,8 +197,15 @@ def test_only_354_leads_to_the_body() -> None:
 
 
 def backend(octets: bytes = b"220 b\r\n250-b\r\n250 PIPELINING\r\n", **kwargs: object) -> ClientConnection:
+    """A connection whose backend has said `octets`, each reply after the command before it was taken; the last one is
+    still to be looked at."""
     connection = ClientConnection("router", **kwargs)  # type: ignore[arg-type]
-    connection.receive_data(octets)
+    *before, last = re.findall(rb"(?:[0-9]{3}-.*\r\n)*[0-9]{3} .*\r\n", octets)
+    for answer in before:
+        connection.receive_data(answer)
+        assert connection.next_event() is NEED_DATA
+        assert connection.data_to_send()
+    connection.receive_data(last)
     return connection
 
 
@@ -562,6 +311,7 @@ def test_a_reply_that_can_not_be_one_of_that_command(answers: bytes) -> None:
     connection.mail(Mail(b"<>"))
     connection.rcpt(b"<u@example.org>", "u")
     connection.data()
+    connection.data_to_send()
     connection.receive_data(answers)
     with pytest.raises(RemoteProtocolError):
         for _ in range(4):
@@ -572,9 +322,51 @@ def test_reset_after_a_refused_envelope_makes_it_reusable() -> None:
     connection = ready()
     connection.mail(Mail(b"<>"))
     connection.rset()
+    connection.data_to_send()
     connection.receive_data(b"452 full\r\n")
     assert isinstance(connection.next_event(), Answered)
     assert not connection.reusable
     connection.receive_data(b"250 ok\r\n")
     assert isinstance(connection.next_event(), Answered)
     assert connection.reusable
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"220 b\r\n250 b\r\n",
+        b"220 b\r\n" * 2,
+        b"220-b\r\n220 b\r\n554 no\r\n",
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_reply_to_a_greeting_that_was_not_yet_said(octets: bytes, whole: bool) -> None:
+    """Told before LHLO was written: whoever says it answers something else, or tries to be in front of the answers."""
+    connection = ClientConnection("router")
+    with pytest.raises(RemoteProtocolError):
+        for at in range(0, len(octets), len(octets) if whole else 1):
+            connection.receive_data(octets[at : at + (len(octets) if whole else 1)])
+            connection.next_event()
+
+
+def test_a_reply_before_its_command_was_written() -> None:
+    connection = ready()
+    connection.mail(Mail(b"<>"))
+    connection.rcpt(b"<u@example.org>", "u")
+    connection.data_to_send()
+    connection.rcpt(b"<v@example.org>", "v")
+    connection.receive_data(b"250 ok\r\n250 u\r\n250 u again\r\n")
+    assert [connection.next_event().context for _ in range(2)] == [None, "u"]  # type: ignore[union-attr]
+    with pytest.raises(RemoteProtocolError):
+        connection.next_event()
+
+
+def test_a_reply_to_a_command_whose_turn_has_not_come() -> None:
+    connection = ready(b"220 b\r\n250 b\r\n")
+    connection.mail(Mail(b"<>"))
+    connection.rcpt(b"<u@example.org>", "u")
+    assert connection.data_to_send() == b"MAIL FROM:<>\r\n"
+    connection.receive_data(b"250 ok\r\n550 not asked\r\n")
+    assert isinstance(connection.next_event(), Answered)
+    with pytest.raises(RemoteProtocolError):
+        connection.next_event()
