@@ -25,6 +25,7 @@ from lmtp_router.protocol.types import (
     Refused,
     Reply,
     Rset,
+    Starttls,
     Vrfy,
     reply,
 )
@@ -129,7 +130,7 @@ def _parse_vrfy(argument: bytes) -> Vrfy | Refused:
     return Vrfy(argument.strip()) if argument.strip() else Refused(SYNTAX)
 
 
-def _parse_bare(command: Data | Rset | Quit) -> Callable[[bytes], Command | Refused]:
+def _parse_bare(command: Data | Rset | Starttls | Quit) -> Callable[[bytes], Command | Refused]:
     return lambda argument: Refused(SYNTAX) if argument.strip() else command
 
 
@@ -142,6 +143,7 @@ _VERBS: dict[bytes, Callable[[bytes], Command | Refused]] = {
     b"DATA": _parse_bare(Data()),
     b"RSET": _parse_bare(Rset()),
     b"QUIT": _parse_bare(Quit()),
+    b"STARTTLS": _parse_bare(Starttls()),
     b"NOOP": lambda _: Noop(),
     b"VRFY": _parse_vrfy,
 }
@@ -165,6 +167,10 @@ def build_rcpt(path: bytes) -> bytes:
 def build_auth_plain(user: str, password: str) -> bytes:
     """AUTH PLAIN with its initial response (RFC 4616 section 2)."""
     return b"AUTH PLAIN " + base64.b64encode(f"\0{user}\0{password}".encode()) + b"\r\n"
+
+
+AUTH_EXTERNAL = b"AUTH EXTERNAL =\r\n"
+"""AUTH EXTERNAL with an empty initial response: we are whom our certificate names (RFC 4954 section 4)."""
 
 
 def parse_extensions(answer: Reply) -> tuple[frozenset[bytes], frozenset[bytes]]:
