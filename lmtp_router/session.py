@@ -10,8 +10,9 @@ import asyncio
 from typing import Protocol, cast
 
 from cyrusext.runtime import logging
-from lmtp_router.journal import Done, Journal
-from lmtp_router.protocol.connection import ServerConnection
+from lmtp_router.channel import Channel, Reception
+from lmtp_router.doors import OPEN, Door
+from lmtp_router.journal import Done
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import (
     Bdat,
@@ -32,12 +33,12 @@ from lmtp_router.protocol.types import (
     Reply,
     Rset,
     ServerEvent,
+    Starttls,
     Vrfy,
     reply,
 )
 from lmtp_router.recipient import Recipient
 from lmtp_router.results import Replies
-from lmtp_router.settings import Settings
 from lmtp_router.transaction import Transaction
 
 MAX_BUFFERED = 64 << 10
@@ -66,23 +67,11 @@ _SENDING = frozenset({ServerState.BODY, ServerState.CHUNK, ServerState.CHUNKS})
 log = logging.get()
 
 
-class Host(Protocol):
+class Host(Reception, Protocol):
     """What a session asks of the frontend that it belongs to."""
 
     @property
-    def settings(self) -> Settings: ...
-
-    @property
     def draining(self) -> bool: ...
-
-    @property
-    def journal(self) -> Journal: ...
-
-    @property
-    def greeting(self) -> bytes: ...
-
-    @property
-    def smtp_greeting(self) -> bytes: ...
 
     @property
     def shared_extensions(self) -> frozenset[bytes]:
@@ -94,30 +83,18 @@ class Host(Protocol):
     def forget(self, session: Session, transaction: Transaction | None) -> None:
         """The session is gone; a backend may still have to answer for its transaction."""
 
-    def next_id(self) -> str: ...
-
-    def now(self) -> float: ...
-
     def transaction(self, mail: Mail, client: Session, replies: Replies) -> Transaction:
         """Begin a transaction."""
 
 
-class Session(asyncio.Protocol):
-    """One client."""
+class Session(Channel):
+    """One client, who came in by `door`."""
 
-    def __init__(self, frontend: Host, *, smtp: bool = False) -> None:
+    def __init__(self, frontend: Host, door: Door = OPEN) -> None:
+        super().__init__(frontend, door)
         self._frontend = frontend
-        self._settings = frontend.settings
-        self._smtp = smtp
-        self._connection = ServerConnection(
-            self._settings.limits, replace_bare_newlines=self._settings.replace_bare_newlines, smtp=smtp
-        )
-        self._replies = Replies()
         self._transaction: Transaction | None = None
-        self._held: Rset | Lhlo | Ehlo | Helo | Quit | None = None
-        self._transport: asyncio.Transport | None = None
-        self._id = ""
-        self._closing = False
+        self._held: Rset | Lhlo | Ehlo | Helo | Quit | Starttls | None = None
         self._polite = False
         self._linger_until = 0.0
         self._advancing = False
@@ -142,7 +119,13 @@ class Session(asyncio.Protocol):
             self._transport.close()
             self._transport = None
             return
-        self._transport.write(self._frontend.smtp_greeting if self._smtp else self._frontend.greeting)
+        self._transport.write(self._greeting)
+
+    def _tls_began(self) -> None:
+        self._heard = self._frontend.now()
+        self._reading = True
+        self._connection.secured()
+        self._advance()
 
     def data_received(self, data: bytes) -> None:
         if self._linger_until:
@@ -160,7 +143,7 @@ class Session(asyncio.Protocol):
         self._advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self._transport = self._securing = None
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             transaction.cancel()
@@ -239,6 +222,10 @@ class Session(asyncio.Protocol):
             self._transport.close()
             return
         self._linger_until = self._frontend.now() + LINGER_S
+        if not self._transport.can_write_eof():
+            # TLS, whose end both sides agree on: it takes what still comes.
+            self._transport.close()
+            return
         self._transport.write_eof()
         if not self._reading:
             self._reading = True
@@ -299,10 +286,10 @@ class Session(asyncio.Protocol):
                 self._replies.add(OK.raw)
             case Vrfy():
                 self._replies.add(CANNOT_VRFY.raw)
-            case Lhlo() | Ehlo() | Helo() | Rset() | Quit():
+            case Lhlo() | Ehlo() | Helo() | Rset() | Quit() | Starttls():
                 self._held = event
 
-    def _obey(self, command: Lhlo | Ehlo | Helo | Rset | Quit) -> None:
+    def _obey(self, command: Lhlo | Ehlo | Helo | Rset | Quit | Starttls) -> None:
         """A command that ends the transaction, if there is one."""
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
@@ -313,6 +300,8 @@ class Session(asyncio.Protocol):
             self._replies.add(hello.raw)
         elif isinstance(command, Rset):
             self._replies.add(OK.raw)
+        elif isinstance(command, Starttls):
+            self._obey_starttls()
         else:
             self._polite = True
             self._close(BYE)
@@ -340,11 +329,6 @@ class Session(asyncio.Protocol):
     def drain(self) -> None:
         """End as soon as no transaction is open."""
         self._advance()
-
-    def abort(self) -> None:
-        """End now."""
-        if self._transport is not None:
-            self._transport.abort()
 
     def expire(self, now: float) -> None:
         """Look after the deadlines: the transaction's, and the client's silence."""

@@ -26,6 +26,7 @@ from lmtp_router.protocol.types import (
     Refused,
     Reply,
     Rset,
+    Starttls,
     Vrfy,
     reply,
 )
@@ -138,7 +139,7 @@ def _parse_bdat(argument: bytes) -> Bdat | Refused:
     return Bdat(int(match[1]), match[2] is not None) if match is not None else Refused(BAD_BDAT, close=True)
 
 
-def _parse_bare(command: Data | Rset | Quit) -> Callable[[bytes], Command | Refused]:
+def _parse_bare(command: Data | Rset | Starttls | Quit) -> Callable[[bytes], Command | Refused]:
     return lambda argument: Refused(SYNTAX) if argument.strip() else command
 
 
@@ -152,6 +153,7 @@ _VERBS: dict[bytes, Callable[[bytes], Command | Refused]] = {
     b"BDAT": _parse_bdat,
     b"RSET": _parse_bare(Rset()),
     b"QUIT": _parse_bare(Quit()),
+    b"STARTTLS": _parse_bare(Starttls()),
     b"NOOP": lambda _: Noop(),
     b"VRFY": _parse_vrfy,
 }
@@ -175,6 +177,10 @@ def build_rcpt(path: bytes) -> bytes:
 def build_auth_plain(user: str, password: str) -> bytes:
     """AUTH PLAIN with its initial response (RFC 4616 section 2)."""
     return b"AUTH PLAIN " + base64.b64encode(f"\0{user}\0{password}".encode()) + b"\r\n"
+
+
+AUTH_EXTERNAL = b"AUTH EXTERNAL =\r\n"
+"""AUTH EXTERNAL with an empty initial response: we are whom our certificate names (RFC 4954 section 4)."""
 
 
 def parse_extensions(answer: Reply) -> tuple[frozenset[bytes], frozenset[bytes]]:

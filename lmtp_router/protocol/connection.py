@@ -15,6 +15,7 @@ from cyrusext.errors import LocalProtocolError, RemoteProtocolError
 from lmtp_router.protocol import codec
 from lmtp_router.protocol._scan import BodyScanner
 from lmtp_router.protocol.chunks import ChunkReader
+from lmtp_router.protocol.handshake import EXPECTED, Handshake, Step, Tls
 from lmtp_router.protocol.lines import LongLines
 from lmtp_router.protocol.parameters import BINARY, CHUNKING, DSN, EIGHT_BIT, SMTPUTF8, UNKNOWN_PARAMETER
 from lmtp_router.protocol.state import CLIENT, SERVER, ClientInput, ClientState, ServerInput, ServerState
@@ -45,6 +46,8 @@ from lmtp_router.protocol.types import (
     Rset,
     Sent,
     ServerEvent,
+    Starttls,
+    TlsWanted,
     Verdict,
     Vrfy,
     reply,
@@ -66,6 +69,7 @@ _INPUT: dict[type, ServerInput] = {
     Noop: ServerInput.NOOP,
     Vrfy: ServerInput.NOOP,
     Quit: ServerInput.QUIT,
+    Starttls: ServerInput.STARTTLS,
 }
 
 TOO_MANY_ERRORS = reply(421, "4.7.0 Too many errors, closing connection")
@@ -80,6 +84,10 @@ _SEQUENCE = {
     ServerState.RCPT: reply(503, "5.5.1 A transaction is open, say RSET first"),
     ServerState.CHUNKS: reply(503, "5.5.1 A message is being sent, say BDAT or RSET"),
 }
+
+
+_OFFER: dict[type, str] = {Starttls: "STARTTLS"}
+"""Commands that are unknown to whom they are not offered."""
 
 
 class Limits(NamedTuple):
@@ -136,6 +144,7 @@ class ServerConnection:
         "_smtp",
         "_utf8",
         "_verdict",
+        "offers",
         "state",
     )
 
@@ -146,6 +155,8 @@ class ServerConnection:
         self._smtp = smtp
         self._offered = NOTHING
         self._utf8 = False
+        self.offers: tuple[str, ...] = ()
+        """Lines of the reply to LHLO that depend on who the client is and how it comes, such as STARTTLS."""
         self._limits = limits or Limits()
         self._replace = replace_bare_newlines
         self._buffer = b""
@@ -174,7 +185,7 @@ class ServerConnection:
             self._offered = NOTHING
             return reply(250, hostname)
         self._offered = shared | {PRDR} if self._smtp else shared
-        words = sorted(word.decode("ascii") for word in self._offered)
+        words = (*sorted(word.decode("ascii") for word in self._offered), *self.offers)
         return reply(250, hostname, *_OWN, f"SIZE {self._limits.max_size}", *words)
 
     def receive_data(self, data: bytes) -> None:
@@ -247,8 +258,20 @@ class ServerConnection:
             self._recipients += 1
         elif isinstance(command, Lhlo | Ehlo | Helo) and self._smtp is isinstance(command, Lhlo):
             return self._refuse(IS_SMTP if self._smtp else IS_LMTP)
+        elif type(command) in _OFFER and not self._is_offered(command):
+            return self._refuse(codec.UNKNOWN)
         self.state = after
         return command
+
+    def _is_offered(self, command: Command) -> bool:
+        word = _OFFER[type(command)]
+        return any(line.partition(" ")[0] == word for line in self.offers)
+
+    def secured(self) -> None:
+        """TLS is there: what came before it is forgotten, the client begins anew (RFC 3207 section 4.2)."""
+        self._decide(ServerInput.SECURED)
+        self._buffer, self._at = b"", 0
+        self._skipping = False
 
     def _refuse(self, answer: Reply, *, close: bool = False) -> Refused:
         if close:
@@ -363,7 +386,7 @@ class ServerConnection:
         self.state = after
 
 
-_PAUSED = frozenset({ServerState.DATA, ServerState.CHUNK_ASKED, ServerState.FINAL, ServerState.CLOSED})
+_PAUSED = frozenset({ServerState.DATA, ServerState.CHUNK_ASKED, ServerState.FINAL, ServerState.TLS, ServerState.CLOSED})
 _NO_CHUNKS = ChunkReader(binary=True)
 
 
@@ -373,15 +396,15 @@ def _is_bdat(line: bytes) -> bool:
 
 
 class ClientConnection:
-    """Our end of a connection to a backend: greeting, LHLO and AUTH by itself, then what the caller sends.
+    """Our end of a connection to a backend: what comes before a transaction by itself, then what the caller sends.
 
-    `data_to_send` has to be written after `next_event` returned NEED_DATA.
+    After TlsWanted the caller begins TLS and calls `secured`.  `data_to_send` has to be written after `next_event`
+    returned NEED_DATA.
     """
 
     __slots__ = (
-        "_credentials",
         "_expected",
-        "_hostname",
+        "_handshake",
         "_out",
         "_parser",
         "_replies",
@@ -391,11 +414,12 @@ class ClientConnection:
         "state",
     )
 
-    def __init__(self, hostname: str, credentials: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self, hostname: str, credentials: tuple[str, str] | None = None, tls: Tls = Tls.OFF, *, external: bool = False
+    ) -> None:
         self.state = ClientState.GREETING
         self.extensions: frozenset[bytes] = frozenset()
-        self._hostname = hostname
-        self._credentials = credentials
+        self._handshake = Handshake(hostname, credentials, tls, external=external)
         self._parser = codec.ReplyParser()
         self._replies: deque[Reply] = deque()
         self._expected: deque[tuple[Sent, object]] = deque()
@@ -426,7 +450,7 @@ class ClientConnection:
         """
         while self._replies:
             answer = self._replies.popleft()
-            if self.state in _HANDSHAKE:
+            if self.state in EXPECTED:
                 if self._out:
                     raise RemoteProtocolError(f"the backend said {answer.code} unasked", fatal=True)
                 event = self._shake(answer)
@@ -447,26 +471,31 @@ class ClientConnection:
         self._unsent = len(self._turn)
         return data
 
-    def _shake(self, answer: Reply) -> Ready | HandshakeFailed | None:
-        state = self.state
-        if answer.code != _HANDSHAKE[state]:
+    def _shake(self, answer: Reply) -> Ready | TlsWanted | HandshakeFailed | None:
+        step = self._handshake.take(self.state, answer)
+        if isinstance(step.event, TlsWanted) and (self._replies or self._parser.partial):
+            # Whoever put it there would have it taken for what the backend says under TLS.
+            raise RemoteProtocolError("the backend sent something behind its reply to STARTTLS", fatal=True)
+        self.extensions = self._handshake.extensions
+        self._follow(step)
+        return step.event
+
+    def secured(self) -> None:
+        """TLS is there: say LHLO anew."""
+        self._follow(self._handshake.secured())
+
+    @property
+    def secure(self) -> bool:
+        """True under TLS."""
+        return self._handshake.secure
+
+    def _follow(self, step: Step) -> None:
+        if step.move is None:
             self.state = ClientState.CLOSED
-            return HandshakeFailed(state.value, answer)
-        if state is ClientState.GREETING:
-            self.state = CLIENT[state, ClientInput.GREETED]
-            self._out.append(f"LHLO {self._hostname}\r\n".encode("ascii"))
-            return None
-        if state is ClientState.LHLO:
-            self.extensions, mechanisms = codec.parse_extensions(answer)
-            # A backend that offers no PLAIN trusts its peer (lmtpd -a), or will refuse MAIL in its own words.
-            if self._credentials is not None and b"PLAIN" in mechanisms:
-                self.state = CLIENT[state, ClientInput.AUTHENTICATE]
-                self._out.append(codec.build_auth_plain(*self._credentials))
-                return None
-            self.state = CLIENT[state, ClientInput.HELLO]
-            return Ready()
-        self.state = CLIENT[state, ClientInput.AUTHENTICATED]
-        return Ready()
+        else:
+            self._move(step.move)
+        if step.octets:
+            self._out.append(step.octets)
 
     def _match(self, answer: Reply) -> Answered:
         sent, context = self._expected.popleft()
@@ -527,6 +556,3 @@ class ClientConnection:
         if after is None:
             raise LocalProtocolError(f"{step.value} in state {self.state.value}")
         self.state = after
-
-
-_HANDSHAKE = {ClientState.GREETING: 220, ClientState.LHLO: 250, ClientState.AUTH: 235}

@@ -24,6 +24,8 @@ class ServerState(enum.Enum):
     CHUNKS = "chunks"
     """Between two chunks."""
     FINAL = "final"
+    TLS = "tls"
+    """STARTTLS was taken: nothing is understood before TLS is there."""
     CLOSED = "closed"
 
 
@@ -38,6 +40,9 @@ class ServerInput(enum.Enum):
     RSET = "rset"
     NOOP = "noop"
     QUIT = "quit"
+    STARTTLS = "starttls"
+    SECURED = "secured"
+    """TLS is there: the client begins anew."""
     ACCEPT = "accept"
     """354 was sent, or the first chunk is taken."""
     REFUSE = "refuse"
@@ -55,6 +60,9 @@ class ClientState(enum.Enum):
 
     GREETING = "greeting"
     LHLO = "lhlo"
+    STARTTLS = "starttls"
+    TLS = "tls"
+    """The backend waits for TLS to begin."""
     AUTH = "auth"
     READY = "ready"
     ENVELOPE = "envelope"
@@ -70,6 +78,10 @@ class ClientInput(enum.Enum):
 
     GREETED = "greeted"
     HELLO = "hello"
+    STARTTLS = "starttls"
+    BEGIN_TLS = "begin-tls"
+    SECURED = "secured"
+    """TLS is there: LHLO is said anew."""
     AUTHENTICATE = "authenticate"
     AUTHENTICATED = "authenticated"
     MAIL = "mail"
@@ -78,7 +90,7 @@ class ClientInput(enum.Enum):
     GO_AHEAD = "go-ahead"
     """354: the one thing that opens the gate for a body."""
     REFUSED = "refused"
-    """DATA was answered with something else."""
+    """DATA, or a STARTTLS that need not be, was answered with something else."""
     END = "end"
     REPLIED = "replied"
     RSET = "rset"
@@ -97,6 +109,8 @@ SERVER: dict[tuple[ServerState, ServerInput], ServerState] = {
     (_S.READY, _I.RSET): _S.READY,
     (_S.READY, _I.NOOP): _S.READY,
     (_S.READY, _I.QUIT): _S.CLOSED,
+    (_S.READY, _I.STARTTLS): _S.TLS,
+    (_S.TLS, _I.SECURED): _S.GREETED,
     (_S.MAIL, _I.LHLO): _S.READY,
     (_S.MAIL, _I.RCPT): _S.RCPT,
     (_S.MAIL, _I.RSET): _S.READY,
@@ -129,6 +143,10 @@ _C, _J = ClientState, ClientInput
 CLIENT: dict[tuple[ClientState, ClientInput], ClientState] = {
     (_C.GREETING, _J.GREETED): _C.LHLO,
     (_C.LHLO, _J.HELLO): _C.READY,
+    (_C.LHLO, _J.STARTTLS): _C.STARTTLS,
+    (_C.STARTTLS, _J.BEGIN_TLS): _C.TLS,
+    (_C.STARTTLS, _J.REFUSED): _C.LHLO,
+    (_C.TLS, _J.SECURED): _C.LHLO,
     (_C.LHLO, _J.AUTHENTICATE): _C.AUTH,
     (_C.AUTH, _J.AUTHENTICATED): _C.READY,
     (_C.READY, _J.MAIL): _C.ENVELOPE,

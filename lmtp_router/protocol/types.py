@@ -131,6 +131,10 @@ class Vrfy(NamedTuple):
     argument: bytes
 
 
+class Starttls(NamedTuple):
+    """STARTTLS (RFC 3207): TLS begins after the reply, and nothing may stand behind the command."""
+
+
 class Quit(NamedTuple):
     """QUIT: the connection ends after the reply."""
 
@@ -185,7 +189,7 @@ class NeedData(enum.Enum):
 NEED_DATA = NeedData.NEED_DATA
 PAUSED = NeedData.PAUSED
 
-Command = Lhlo | Ehlo | Helo | Mail | Rcpt | Data | Bdat | Rset | Noop | Vrfy | Quit
+Command = Lhlo | Ehlo | Helo | Mail | Rcpt | Data | Bdat | Rset | Noop | Vrfy | Quit | Starttls
 ServerEvent = Command | Refused | BodyData | BodySpoiled | ChunkEnd | BodyEnd | NeedData
 
 
@@ -203,6 +207,10 @@ class Ready(NamedTuple):
     """Greeting, LHLO and, where wanted, AUTH are done: a transaction may begin."""
 
 
+class TlsWanted(NamedTuple):
+    """The backend said 220 to STARTTLS: begin TLS, then call `secured`."""
+
+
 class HandshakeFailed(NamedTuple):
     """The backend refused before any transaction: ``reply`` are its words, ``command`` what they answer."""
 
@@ -218,4 +226,4 @@ class Answered(NamedTuple):
     reply: Reply
 
 
-ClientEvent = Ready | HandshakeFailed | Answered | NeedData
+ClientEvent = Ready | TlsWanted | HandshakeFailed | Answered | NeedData

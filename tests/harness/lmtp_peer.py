@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvloop
 
 from cyrusext.backends import Backend, Backends
 from cyrusext.lookup import Answer, Verdict
 from cyrusext.runtime.config_schema import Timeouts
+from lmtp_router.doors import OPEN, Door
 from lmtp_router.frontend import Frontend
 from lmtp_router.privacy import Disclosure
 from lmtp_router.protocol.connection import Limits
@@ -83,6 +86,11 @@ class Script:
     octet); then ``gone`` (the connection is closed behind it) or ``silent`` (nothing more is ever said)."""
     flaw_at: str = ""
     """Which reply: greeting lhlo mail rcpt data final."""
+    starttls: bytes = b"220 2.0.0 go\r\n"
+    tls: ssl.SSLContext | None = None
+    """For STARTTLS, which is offered by `lhlo` only; None: the connection is closed behind the reply."""
+    secure_lhlo: bytes = b"250-backend\r\n250-8BITMIME\r\n250-PIPELINING\r\n250 SIZE\r\n"
+    """The reply to LHLO under TLS."""
 
 
 class ScriptedBackend:
@@ -169,11 +177,20 @@ class ScriptedBackend:
         await self._say(writer, "greeting", self.script.greeting)
         mail = b""
         rcpts: list[bytes] = []
+        secure = False
         while line := await reader.readline():
             self.commands.append(line)
             verb = line[:4].upper()
             if verb == b"LHLO":
-                await self._say(writer, "lhlo", self.script.lhlo)
+                await self._say(writer, "lhlo", self.script.secure_lhlo if secure else self.script.lhlo)
+            elif verb == b"STAR":
+                writer.write(self.script.starttls)
+                if self.script.starttls.startswith(b"220"):
+                    if self.script.tls is None:
+                        return
+                    await writer.drain()
+                    await writer.start_tls(self.script.tls)
+                    secure = True
             elif verb == b"AUTH":
                 writer.write(b"235 2.0.0 ok\r\n")
             elif verb == b"MAIL":
@@ -297,7 +314,10 @@ class RouterUnderTest:
         replace: bool = False,
         body_buffer: int = 1 << 20,
         credentials: tuple[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        door: Door = OPEN,
     ) -> None:
+        """`settings` are further fields of Settings, `door` is how clients come in."""
         users = {b"u%d@example.org" % n: sorted(backends)[n % len(backends)] for n in range(1000)} if backends else {}
         self.backends = dict(backends)
         self.lookup = FakeLookup({**users, **(table or {})})
@@ -310,7 +330,8 @@ class RouterUnderTest:
             idle_s=(timeouts or Timeouts()).idle,
             credentials=credentials,
             disclosure=Disclosure.FULL,
-        )
+        )._replace(**(settings or {}))
+        self.door = door
         self.port = self.smtp_port = 0
         self.frontend: Frontend | None = None
         self._clients: list[LmtpClient] = []
@@ -324,7 +345,8 @@ class RouterUnderTest:
         )
         sock, smtp = listening_socket(), listening_socket()
         self.port, self.smtp_port = sock.getsockname()[1], smtp.getsockname()[1]
-        self.frontend = Frontend(self.settings, Routing(self.lookup, places), [sock], [smtp])
+        doors = {sock.fileno(): self.door, smtp.fileno(): Door(smtp=True)}
+        self.frontend = Frontend(self.settings, Routing(self.lookup, places), [sock, smtp], doors)
         await self.frontend.start()
         return self
 
@@ -336,8 +358,10 @@ class RouterUnderTest:
             await backend.stop()
         await self.frontend.stop()
 
-    async def client(self, *, lhlo: bool = True, smtp: bool = False) -> LmtpClient:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.smtp_port if smtp else self.port)
+    async def client(self, *, lhlo: bool = True, smtp: bool = False, tls: ssl.SSLContext | None = None) -> LmtpClient:
+        name = "router.example.org" if tls is not None else None
+        port = self.smtp_port if smtp else self.port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=name)
         client = LmtpClient(reader, writer)
         self._clients.append(client)
         assert (await client.reply()).startswith(b"220 ")
