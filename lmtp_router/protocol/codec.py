@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from cyrusext.errors import RemoteProtocolError
 from lmtp_router.protocol import parameters
+from lmtp_router.protocol.identity import XCLIENT, XFORWARD, parse_attributes
 from lmtp_router.protocol.parameters import SYNTAX
 from lmtp_router.protocol.types import (
     Command,
@@ -27,6 +28,8 @@ from lmtp_router.protocol.types import (
     Rset,
     Starttls,
     Vrfy,
+    Xclient,
+    Xforward,
     reply,
 )
 
@@ -39,6 +42,7 @@ MAX_REPLY_LINE = 2048
 BAD_PATH = reply(501, "5.1.7 Bad reverse-path syntax")
 BAD_RCPT = reply(501, "5.1.3 Bad recipient path syntax")
 NOT_ASCII = reply(553, "5.6.7 Address is not ASCII, and MAIL did not say SMTPUTF8")
+BAD_ATTRIBUTES = reply(501, "5.5.4 Bad attribute or value")
 UNKNOWN = reply(500, "5.5.1 Command unknown")
 BAD_LINE = reply(500, "5.5.2 Line has a NUL, a bare CR or a bare LF")
 LONG_LINE = reply(500, "5.5.2 Line too long")
@@ -130,6 +134,16 @@ def _parse_vrfy(argument: bytes) -> Vrfy | Refused:
     return Vrfy(argument.strip()) if argument.strip() else Refused(SYNTAX)
 
 
+def _parse_xclient(argument: bytes) -> Xclient | Refused:
+    attributes = parse_attributes(argument, XCLIENT)
+    return Refused(BAD_ATTRIBUTES) if attributes is None else Xclient(attributes)
+
+
+def _parse_xforward(argument: bytes) -> Xforward | Refused:
+    attributes = parse_attributes(argument, XFORWARD)
+    return Refused(BAD_ATTRIBUTES) if attributes is None else Xforward(attributes)
+
+
 def _parse_bare(command: Data | Rset | Starttls | Quit) -> Callable[[bytes], Command | Refused]:
     return lambda argument: Refused(SYNTAX) if argument.strip() else command
 
@@ -144,6 +158,8 @@ _VERBS: dict[bytes, Callable[[bytes], Command | Refused]] = {
     b"RSET": _parse_bare(Rset()),
     b"QUIT": _parse_bare(Quit()),
     b"STARTTLS": _parse_bare(Starttls()),
+    b"XCLIENT": _parse_xclient,
+    b"XFORWARD": _parse_xforward,
     b"NOOP": lambda _: Noop(),
     b"VRFY": _parse_vrfy,
 }
@@ -178,6 +194,12 @@ def parse_extensions(answer: Reply) -> tuple[frozenset[bytes], frozenset[bytes]]
     words = [line.upper().split() for line in answer.lines[1:]]
     mechanisms = frozenset(name for line in words if line and line[0] == b"AUTH" for name in line[1:])
     return frozenset(line[0] for line in words if line), mechanisms
+
+
+def parse_offer(answer: Reply, keyword: bytes) -> frozenset[bytes]:
+    """Return what stands behind `keyword` in a reply to LHLO; nothing where it is not there."""
+    words = [line.upper().split() for line in answer.lines[1:]]
+    return frozenset(name for line in words if line and line[0] == keyword for name in line[1:])
 
 
 class ReplyParser:

@@ -81,6 +81,7 @@ class Script:
     hang_at: str = ""
     """Never answer: greeting mail rcpt data dot; or never read: body."""
     step: Callable[[str], Awaitable[None]] | None = None
+    xforward: bytes = b"250 2.0.0 ok\r\n"
     starttls: bytes = b"220 2.0.0 go\r\n"
     tls: ssl.SSLContext | None = None
     """For STARTTLS, which is offered by `lhlo` only; None: the connection is closed behind the reply."""
@@ -163,6 +164,10 @@ class ScriptedBackend:
             verb = line[:4].upper()
             if verb == b"LHLO":
                 writer.write(self.script.secure_lhlo if secure else self.script.lhlo)
+            elif verb == b"XFOR":
+                writer.write(self.script.xforward)
+                if self.script.xforward.startswith(b"421"):
+                    return
             elif verb == b"STAR":
                 writer.write(self.script.starttls)
                 if self.script.starttls.startswith(b"220"):
