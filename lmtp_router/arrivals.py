@@ -1,4 +1,4 @@
-"""Clients that are no session yet: TLS begins at their door before anything is said.
+"""Clients that are no session yet: at their door a PROXY header or TLS comes before anything is said.
 
 Rule: whoever has not arrived counts like a session, against the same bound, and has one deadline; an address that may
 not deliver costs no handshake.
@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import socket
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
+from cyrusext.errors import RemoteProtocolError
 from cyrusext.runtime import logging
 from lmtp_router.channel import CLOSE_S
 from lmtp_router.doors import Door
 from lmtp_router.journal import Journal
+from lmtp_router.protocol.proxy import Endpoint, ProxyParser
 from lmtp_router.settings import Settings
 
 BATCH = 64
 """Connections accepted in one turn of the loop at one door."""
 PAUSE_S = 0.2
 """How long nobody is accepted when there is no descriptor left."""
+PEEK = 4096
+"""Octets looked at for a PROXY header."""
 _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 log = logging.get()
@@ -42,8 +47,8 @@ class Lobby(Protocol):
     def has_room(self, arriving: int) -> bool:
         """True while one more may come, beside so many that arrive."""
 
-    def session(self, door: Door) -> asyncio.Protocol:
-        """A session of somebody who has arrived by `door`."""
+    def session(self, door: Door, source: Endpoint | None) -> asyncio.Protocol:
+        """A session of somebody who has arrived by `door`; a balancer said that he is at `source`."""
 
 
 class Arrivals:
@@ -94,8 +99,8 @@ class Arrivals:
             self._receive(sock, peer, door)
 
     def _receive(self, sock: socket.socket, peer: Any, door: Door) -> None:
-        reason = ""
-        if not self._lobby.settings.admits(peer):
+        reason, settings = "", self._lobby.settings
+        if not (settings.believes(peer) if door.proxied else settings.admits(peer)):
             reason = "not trusted"
         elif not self._lobby.has_room(self._count):
             reason = "crowded"
@@ -109,18 +114,62 @@ class Arrivals:
 
     async def _arrive(self, sock: socket.socket, peer: Any, door: Door) -> None:
         try:
-            await self._secure(sock, door)
+            source = await self._introduce(sock, peer) if door.proxied else None
+            await self._begin(sock, door, source)
+        except RemoteProtocolError as error:
+            self._lobby.journal.refused("no PROXY header")
+            log.warning("lmtp.refused", peer=peer, reason=str(error))
+            sock.close()
         except (OSError, TimeoutError) as error:  # SSLError is an OSError
             log.info("lmtp.not_arrived", peer=peer, reason=str(error) or type(error).__name__)
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise
         finally:
             self._count -= 1
 
-    async def _secure(self, sock: socket.socket, door: Door) -> None:
-        """Begin TLS; the session begins when it is there."""
+    async def _introduce(self, sock: socket.socket, peer: Any) -> Endpoint | None:
+        """Read the PROXY header and nothing behind it; return where the client is.
+
+        Raises RemoteProtocolError where there is none, or not in time.
+        """
+        parser = ProxyParser()
+        try:
+            async with asyncio.timeout(self._lobby.settings.deadlines.greeting):
+                while (header := parser.header) is None:
+                    try:
+                        octets = sock.recv(PEEK, socket.MSG_PEEK)
+                    except BlockingIOError:
+                        await self._readable(sock)
+                        continue
+                    if not octets:
+                        raise RemoteProtocolError("PROXY protocol: the connection ended in the header", fatal=True)
+                    sock.recv(parser.feed(octets))
+        except TimeoutError:
+            raise RemoteProtocolError("PROXY protocol: no header in time", fatal=True) from None
+        if header.source is not None:
+            log.debug("lmtp.proxied", peer=peer, address=header.source.address, port=header.source.port)
+        return header.source
+
+    async def _readable(self, sock: socket.socket) -> None:
+        ready = asyncio.Event()
+        self._loop.add_reader(sock, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            self._loop.remove_reader(sock)
+
+    async def _begin(self, sock: socket.socket, door: Door, source: Endpoint | None) -> None:
+        """Begin TLS, where it is the door for that; then the session begins."""
         settings = self._lobby.settings
+        session = functools.partial(self._lobby.session, door, source)
+        if not door.tls:
+            await self._loop.connect_accepted_socket(session, sock)
+            return
         assert settings.tls is not None
         await self._loop.connect_accepted_socket(
-            lambda: self._lobby.session(door),
+            session,
             sock,
             ssl=settings.tls.context,
             ssl_handshake_timeout=settings.deadlines.greeting,

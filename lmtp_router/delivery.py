@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 
 from lmtp_router.interfaces import Deadlines, Dispatch, Link, Owner, Phase
+from lmtp_router.protocol.identity import Origin
 from lmtp_router.protocol.parameters import DSN
 from lmtp_router.protocol.types import Mail, Reply, Sent, reply
 from lmtp_router.recipient import Recipient, Times
@@ -73,6 +74,11 @@ class Delivery:
         """RCPTs that the present link has not answered."""
         self._wants_data = False
         self._replayed = False
+
+    @property
+    def origin(self) -> Origin:
+        """Who sends."""
+        return self._owner.origin
 
     @property
     def takes_recipients(self) -> bool:

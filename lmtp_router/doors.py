@@ -17,6 +17,8 @@ class Door(NamedTuple):
     """SMTP is spoken there, not LMTP."""
     tls: bool = False
     """TLS begins at once."""
+    proxied: bool = False
+    """A balancer says first who comes: PROXY protocol."""
 
 
 OPEN = Door()
@@ -26,4 +28,4 @@ OPEN = Door()
 def doors_of(lmtp: LmtpSection) -> dict[str, Door]:
     """Return the doors by address as the configuration writes it, the first of each, in its order."""
     texts = dict.fromkeys(lmtp.listen, False) | dict.fromkeys(lmtp.smtp_listen, True)
-    return {text: Door(smtp, text in lmtp.implicit_tls) for text, smtp in texts.items()}
+    return {text: Door(smtp, text in lmtp.implicit_tls, text in lmtp.proxy_protocol) for text, smtp in texts.items()}

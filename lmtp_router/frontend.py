@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
 import functools
 import itertools
 import os
@@ -21,6 +22,7 @@ from lmtp_router.backends import BackendPools
 from lmtp_router.doors import OPEN, Door
 from lmtp_router.journal import Journal
 from lmtp_router.link import LinkSettings
+from lmtp_router.protocol.proxy import Endpoint
 from lmtp_router.protocol.types import Mail, reply
 from lmtp_router.results import Replies
 from lmtp_router.routing import Routing
@@ -75,6 +77,7 @@ class Frontend:
         )
         self._ids = itertools.count(1)
         self._prefix = f"{os.getpid():x}{int(time.time()) & 0xFFFFFF:06x}"
+        self._dated, self._date = 0, b""
         self._sweeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._arrivals = Arrivals(self, self._loop)
@@ -103,9 +106,9 @@ class Frontend:
         """True while one more client may come, beside so many that arrive."""
         return len(self.sessions) + arriving < MAX_SESSIONS
 
-    def session(self, door: Door) -> Session:
-        """Return the session of somebody who has arrived by `door`."""
-        return Session(self, door)
+    def session(self, door: Door, source: Endpoint | None) -> Session:
+        """Return the session of somebody who has arrived by `door`; a balancer said that he is at `source`."""
+        return Session(self, door, source)
 
     def run(self, work: Coroutine[object, object, None]) -> None:
         """Run what has to wait (a TLS handshake), until it is done or we stop."""
@@ -116,6 +119,13 @@ class Frontend:
     def next_id(self) -> str:
         """The name of a session in the log: unique among the workers that live."""
         return f"{self._prefix}-{next(self._ids):x}"
+
+    def date(self) -> bytes:
+        """The date and time of now, as a message has it, with CRLF; made once a second."""
+        now = int(time.time())
+        if now != self._dated:
+            self._dated, self._date = now, f"{email.utils.formatdate(now, localtime=True)}\r\n".encode("ascii")
+        return self._date
 
     def transaction(self, mail: Mail, client: Session, replies: Replies) -> Transaction:
         """Begin a transaction."""
@@ -133,7 +143,7 @@ class Frontend:
         for sock in self._sockets:
             door = self._doors.get(sock.fileno(), OPEN)
             session = functools.partial(Session, self, door)
-            if door.tls:
+            if door.tls or door.proxied:
                 self._arrivals.open(sock, door)
                 continue
             if sock.family == socket.AF_UNIX:

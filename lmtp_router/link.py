@@ -92,6 +92,7 @@ class BackendLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._delivery: LinkUser | None = None
         self._ready = False
+        self._wants_origin = False
         self._securing = False
         self._write_due = False
 
@@ -113,6 +114,8 @@ class BackendLink(asyncio.Protocol):
         delivery.connected(self)
 
     def mail(self, mail: Mail) -> None:
+        if self._wants_origin and self._delivery is not None:
+            self._connection.xforward(self._delivery.origin)
         self._connection.mail(mail)
         self._write_soon()
 
@@ -201,6 +204,7 @@ class BackendLink(asyncio.Protocol):
                 self._pool.give_back(self)
         elif isinstance(event, Ready):
             self._ready = True
+            self._wants_origin = self._connection.wants_origin
             self._pool.connected(self)
         elif isinstance(event, TlsWanted):
             self._begin_tls()

@@ -10,9 +10,11 @@ import asyncio
 from typing import Protocol, cast
 
 from cyrusext.runtime import logging
-from lmtp_router.channel import Channel, Reception
+from lmtp_router.channel import OK, Channel, Reception
 from lmtp_router.doors import OPEN, Door
 from lmtp_router.journal import Done
+from lmtp_router.protocol.hops import Hops
+from lmtp_router.protocol.proxy import Endpoint
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import (
     Bdat,
@@ -34,7 +36,10 @@ from lmtp_router.protocol.types import (
     Rset,
     ServerEvent,
     Starttls,
+    Verdict,
     Vrfy,
+    Xclient,
+    Xforward,
     reply,
 )
 from lmtp_router.recipient import Recipient
@@ -48,7 +53,6 @@ MAX_OWED = 1000
 LINGER_S = 2.0
 """How long a client is listened to, unheard, after the reply that ends its connection."""
 
-OK = reply(250, "2.0.0 OK")
 SENDER_OK = reply(250, "2.1.0 OK")
 GO_AHEAD = reply(354, "End data with <CR><LF>.<CR><LF>")
 NOBODY = reply(554, "5.5.1 No valid recipients")
@@ -90,11 +94,12 @@ class Host(Reception, Protocol):
 class Session(Channel):
     """One client, who came in by `door`."""
 
-    def __init__(self, frontend: Host, door: Door = OPEN) -> None:
-        super().__init__(frontend, door)
+    def __init__(self, frontend: Host, door: Door = OPEN, source: Endpoint | None = None) -> None:
+        super().__init__(frontend, door, source)
         self._frontend = frontend
         self._transaction: Transaction | None = None
-        self._held: Rset | Lhlo | Ehlo | Helo | Quit | Starttls | None = None
+        self._held: Rset | Lhlo | Ehlo | Helo | Quit | Starttls | Xclient | Xforward | None = None
+        self._hops = Hops(self._settings.max_hops) if self._settings.max_hops else None
         self._polite = False
         self._linger_until = 0.0
         self._advancing = False
@@ -111,14 +116,17 @@ class Session(Channel):
         self._id = self._frontend.next_id()
         self._heard = self._frontend.now()
         peer = transport.get_extra_info("peername")
-        known = self._settings.admits(peer)
+        known = self._admit(peer)
         if not known or not self._frontend.admit(self):
-            self._frontend.journal.refused("crowded" if known else "not trusted")
-            log.warning("lmtp.refused", session=self._id, peer=peer, reason="crowded" if known else "not trusted")
+            reason = "crowded" if known else "not trusted"
+            self._frontend.journal.refused(reason)
+            log.warning("lmtp.refused", session=self._id, peer=self._source or peer, reason=reason)
             self._transport.write((CROWDED if known else STRANGER).raw)
             self._transport.close()
             self._transport = None
             return
+        if self._source is not None:
+            log.info("lmtp.client", session=self._id, address=self._source.address, port=self._source.port)
         self._transport.write(self._greeting)
 
     def _tls_began(self) -> None:
@@ -155,18 +163,26 @@ class Session(Channel):
     def data_decided(self, accepted: bool) -> None:
         chunked = self._connection.state is ServerState.CHUNK_ASKED
         if accepted:
+            self._begin_message()
             self._connection.accept_data()
             if not chunked:
                 self._replies.add(GO_AHEAD.raw)
             return
         self._transaction = None
         self._note()
+        self._forget_forwarded()
         self._replies.add(NOBODY.raw)
         if self._connection.buffered and not chunked:
             # Pipelined text of a refused message must never be read as commands.
             self._replies.add(EARLY.raw)
             self._closing = True
         self._connection.refuse_data()
+
+    def _begin_message(self) -> None:
+        if self._hops is not None:
+            self._hops.begin()
+        if self._settings.received and self._transaction is not None:
+            self._transaction.feed(self._received(self._transaction.mail))
 
     def transaction_moved(self) -> None:
         """Taken up by the `flush` that follows."""
@@ -237,6 +253,7 @@ class Session(Channel):
         if transaction is not None and transaction.over:
             self._transaction = None
             self._note()
+            self._forget_forwarded()
             self._connection.replied()
         if self._frontend.draining and self._transaction is None:
             self._close(STOPPING)
@@ -260,6 +277,9 @@ class Session(Channel):
         match event:
             case BodyData():
                 assert transaction is not None
+                hops = self._hops
+                if hops is not None and hops.active and hops.feed(event.chunk):
+                    transaction.spoil(Verdict.LOOP)
                 transaction.feed(event.chunk)
             case BodyEnd():
                 assert transaction is not None
@@ -286,22 +306,28 @@ class Session(Channel):
                 self._replies.add(OK.raw)
             case Vrfy():
                 self._replies.add(CANNOT_VRFY.raw)
-            case Lhlo() | Ehlo() | Helo() | Rset() | Quit() | Starttls():
+            case Lhlo() | Ehlo() | Helo() | Rset() | Quit() | Starttls() | Xclient() | Xforward():
                 self._held = event
 
-    def _obey(self, command: Lhlo | Ehlo | Helo | Rset | Quit | Starttls) -> None:
+    def _obey(self, command: Lhlo | Ehlo | Helo | Rset | Quit | Starttls | Xclient | Xforward) -> None:
         """A command that ends the transaction, if there is one."""
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             transaction.cancel()
         self._note()
         if isinstance(command, Lhlo | Ehlo | Helo):
+            self._helo, self._extended, self._origin = command.domain, not isinstance(command, Helo), None
             hello = self._connection.hello(command, self._settings.hostname, self._frontend.shared_extensions)
             self._replies.add(hello.raw)
         elif isinstance(command, Rset):
+            self._forget_forwarded()
             self._replies.add(OK.raw)
         elif isinstance(command, Starttls):
             self._obey_starttls()
+        elif isinstance(command, Xclient):
+            self._obey_xclient(command)
+        elif isinstance(command, Xforward):
+            self._obey_xforward(command)
         else:
             self._polite = True
             self._close(BYE)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from cyrusext.net.tls import ClientTls, ServerTls
 
 
+UNIX = "unix"
+"""In `[lmtp] trusted`: clients by a UNIX socket."""
+
+
 class BackendTls(NamedTuple):
     """How connections to backends are encrypted.
 
@@ -47,9 +51,15 @@ class Settings(NamedTuple):
     credentials: tuple[str, str] | None
     disclosure: Disclosure
     trusted: tuple[IPv4Network | IPv6Network, ...] = ()
-    """Networks that may deliver, besides this machine itself."""
+    """Networks that may deliver, besides this machine itself, and whose word on others is believed."""
+    trusts_unix: bool = False
+    """So is that of clients by a UNIX socket."""
     tls: ServerTls | None = None
     """For clients; None: none is offered."""
+    max_hops: int = 0
+    """Received fields that a message may have; 0: nobody counts."""
+    received: bool = False
+    """Write one before each message."""
     backend_tls: BackendTls | None = None
     """None: in the clear."""
 
@@ -57,6 +67,14 @@ class Settings(NamedTuple):
         """True if the client at `peer` (a socket address, empty for a UNIX socket) may deliver."""
         if not isinstance(peer, tuple) or peer[0].startswith("127.") or peer[0] == "::1":
             return True
+        return self.believes(peer)
+
+    def believes(self, peer: object) -> bool:
+        """True if what the client at `peer` says of others, and of who comes through it, is believed."""
+        if not isinstance(peer, tuple):
+            return self.trusts_unix
+        if not self.trusted:
+            return False
         address = ip_address(peer[0].partition("%")[0])
         return any(address in network for network in self.trusted)
 
@@ -77,8 +95,11 @@ def settings_of(config: Config) -> Settings:
         credentials=_credentials(config),
         disclosure=Disclosure(config.log.recipients),
         tls=_tls(config),
+        max_hops=lmtp.max_hops,
+        received=lmtp.received,
         backend_tls=_backend_tls(config),
-        trusted=tuple(ip_network(text, strict=False) for text in lmtp.trusted),
+        trusted=tuple(ip_network(text, strict=False) for text in lmtp.trusted if text != UNIX),
+        trusts_unix=UNIX in lmtp.trusted,
     )
 
 

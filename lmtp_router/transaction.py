@@ -11,6 +11,7 @@ from collections.abc import Callable
 from lmtp_router.body import Body
 from lmtp_router.delivery import Delivery
 from lmtp_router.interfaces import Client, Deadlines, Dispatch, Phase
+from lmtp_router.protocol.identity import Origin
 from lmtp_router.protocol.types import Mail, Rcpt, Reply, Verdict, reply
 from lmtp_router.recipient import Recipient
 from lmtp_router.results import Replies, Slot
@@ -26,8 +27,14 @@ NONE = reply(554, "5.3.0 No recipient got the message")
 BARE_NEWLINE = reply(554, "5.6.11 Message has a bare CR or LF")
 TOO_LARGE = reply(552, "5.3.4 Message is larger than this server takes")
 FALSE_END = reply(554, "5.6.0 Message has a long line with a dot where a backend would end it")
+LOOP = reply(554, "5.4.6 Message was passed on too often, it looks like a loop")
 
-_SPOILED = {Verdict.BARE_NEWLINE: BARE_NEWLINE, Verdict.TOO_LARGE: TOO_LARGE, Verdict.FALSE_END: FALSE_END}
+_SPOILED = {
+    Verdict.LOOP: LOOP,
+    Verdict.BARE_NEWLINE: BARE_NEWLINE,
+    Verdict.TOO_LARGE: TOO_LARGE,
+    Verdict.FALSE_END: FALSE_END,
+}
 
 
 class Transaction:
@@ -89,6 +96,11 @@ class Transaction:
         self._wants_data = False
         self._decided = False
         self._ended = False
+
+    @property
+    def origin(self) -> Origin:
+        """Who sends."""
+        return self._client.origin
 
     @property
     def unanswered(self) -> int:

@@ -215,11 +215,13 @@ def _values(section: Section) -> list[str]:
     if isinstance(section, LmtpSection):
         listened = (*section.listen, *section.smtp_listen)
         faults += [
-            f"implicit_tls: expected addresses of listen or smtp_listen, got {text!r}"
-            for text in section.implicit_tls
+            f"{key}: expected addresses of listen or smtp_listen, got {text!r}"
+            for key in ("implicit_tls", "proxy_protocol")
+            for text in getattr(section, key)
             if text not in listened
         ]
-        faults += [f"trusted: {fault}" for text in section.trusted if (fault := _network_fault(text))]
+        networks = [text for text in section.trusted if text != "unix"]
+        faults += [f"trusted: {fault}" for text in networks if (fault := _network_fault(text))]
         faults += _size_faults(section)
     return faults
 

@@ -48,7 +48,6 @@ NOT_YET: dict[tuple[str, str], tuple[bool, str]] = {
     ("lookup", "auth_http"): (False, _NOTHING_LISTENS),
     ("lookup", "route_http"): (False, _NOTHING_LISTENS),
     ("lookup", "hit_max_age_s"): (True, _SERVES_OTHERWISE),
-    ("lmtp", "trusted"): (False, "XCLIENT, XFORWARD and PROXY are not taken from anybody"),
     ("sieve", "listen"): (False, _NOTHING_LISTENS),
     ("log", "folders"): (False, "folder names are not logged"),
 }

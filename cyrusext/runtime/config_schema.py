@@ -270,14 +270,37 @@ class LmtpSection(Section, frozen=True):
         tuple[str, ...],
         Meta(description="Those of these addresses where TLS begins at once, without STARTTLS; needs `tls_cert`."),
     ] = ()
+    proxy_protocol: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Those of these addresses where a balancer says first who comes (PROXY protocol 1 or 2):"
+            " only networks in `trusted` may connect there, and who sends no header is cut off. Who may deliver is"
+            " judged by the address in the header."
+        ),
+    ] = ()
     workers: Annotated[int, Meta(ge=0, le=1024, description="Worker processes; 0: one per core.")] = 0
     body_buffer: Annotated[str, Meta(description="Memory for the body of one transaction.")] = "1MiB"
     max_size: Annotated[str, Meta(description="Largest message, announced as SIZE.")] = "50MiB"
     bare_newline: Annotated[
         Literal["reject", "replace"], Meta(description="What to do with a bare LF or CR in a body; never passed on.")
     ] = "reject"
+    max_hops: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10_000,
+            description="A message with more Received fields than this is refused as a loop; 0: nobody counts.",
+        ),
+    ] = 50
+    received: Annotated[
+        bool, Meta(description="Write a Received field before each message; else it passes as it came, to the octet.")
+    ] = False
     trusted: Annotated[
-        tuple[str, ...], Meta(description="Networks whose XCLIENT, XFORWARD and PROXY are believed.")
+        tuple[str, ...],
+        Meta(
+            description="Networks that may deliver, besides this machine, and whose XCLIENT, XFORWARD and PROXY are"
+            ' believed; "unix": who comes by a UNIX socket is believed too.'
+        ),
     ] = ()
     backend_user: Annotated[str, Meta(description="User of the AUTH to backends; empty: no AUTH.")] = ""
     backend_password_file: Annotated[str, Meta(description="File with its password.")] = ""

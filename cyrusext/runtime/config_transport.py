@@ -15,6 +15,9 @@ from cyrusext.runtime.config_schema import LmtpSection
 
 def transport(lmtp: LmtpSection) -> Iterator[Finding]:
     """Yield what is wrong, of clients first."""
+    if lmtp.proxy_protocol and not lmtp.trusted:
+        message = "expected the networks of the balancers in `trusted`: nobody else may say who comes"
+        yield Finding("lmtp", "proxy_protocol", message, True)
     yield from _client_tls(lmtp)
     yield from _backend_tls(lmtp)
 

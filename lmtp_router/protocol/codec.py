@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from cyrusext.errors import RemoteProtocolError
 from lmtp_router.protocol import parameters
+from lmtp_router.protocol.identity import XCLIENT, XFORWARD, parse_attributes
 from lmtp_router.protocol.parameters import SYNTAX
 from lmtp_router.protocol.types import (
     Bdat,
@@ -28,6 +29,8 @@ from lmtp_router.protocol.types import (
     Rset,
     Starttls,
     Vrfy,
+    Xclient,
+    Xforward,
     reply,
 )
 
@@ -40,6 +43,7 @@ MAX_REPLY_LINE = 2048
 BAD_PATH = reply(501, "5.1.7 Bad reverse-path syntax")
 BAD_RCPT = reply(501, "5.1.3 Bad recipient path syntax")
 NOT_ASCII = reply(553, "5.6.7 Address is not ASCII, and MAIL did not say SMTPUTF8")
+BAD_ATTRIBUTES = reply(501, "5.5.4 Bad attribute or value")
 UNKNOWN = reply(500, "5.5.1 Command unknown")
 BAD_LINE = reply(500, "5.5.2 Line has a NUL, a bare CR or a bare LF")
 BAD_BDAT = reply(501, "5.5.4 BDAT takes a number and LAST, closing connection")
@@ -139,6 +143,16 @@ def _parse_bdat(argument: bytes) -> Bdat | Refused:
     return Bdat(int(match[1]), match[2] is not None) if match is not None else Refused(BAD_BDAT, close=True)
 
 
+def _parse_xclient(argument: bytes) -> Xclient | Refused:
+    attributes = parse_attributes(argument, XCLIENT)
+    return Refused(BAD_ATTRIBUTES) if attributes is None else Xclient(attributes)
+
+
+def _parse_xforward(argument: bytes) -> Xforward | Refused:
+    attributes = parse_attributes(argument, XFORWARD)
+    return Refused(BAD_ATTRIBUTES) if attributes is None else Xforward(attributes)
+
+
 def _parse_bare(command: Data | Rset | Starttls | Quit) -> Callable[[bytes], Command | Refused]:
     return lambda argument: Refused(SYNTAX) if argument.strip() else command
 
@@ -154,6 +168,8 @@ _VERBS: dict[bytes, Callable[[bytes], Command | Refused]] = {
     b"RSET": _parse_bare(Rset()),
     b"QUIT": _parse_bare(Quit()),
     b"STARTTLS": _parse_bare(Starttls()),
+    b"XCLIENT": _parse_xclient,
+    b"XFORWARD": _parse_xforward,
     b"NOOP": lambda _: Noop(),
     b"VRFY": _parse_vrfy,
 }
@@ -188,6 +204,12 @@ def parse_extensions(answer: Reply) -> tuple[frozenset[bytes], frozenset[bytes]]
     words = [line.upper().split() for line in answer.lines[1:]]
     mechanisms = frozenset(name for line in words if line and line[0] == b"AUTH" for name in line[1:])
     return frozenset(line[0] for line in words if line), mechanisms
+
+
+def parse_offer(answer: Reply, keyword: bytes) -> frozenset[bytes]:
+    """Return what stands behind `keyword` in a reply to LHLO; nothing where it is not there."""
+    words = [line.upper().split() for line in answer.lines[1:]]
+    return frozenset(name for line in words if line and line[0] == keyword for name in line[1:])
 
 
 class ReplyParser:

@@ -16,6 +16,7 @@ from lmtp_router.protocol import codec
 from lmtp_router.protocol._scan import BodyScanner
 from lmtp_router.protocol.chunks import ChunkReader
 from lmtp_router.protocol.handshake import EXPECTED, Handshake, Step, Tls
+from lmtp_router.protocol.identity import Origin, build_xforward
 from lmtp_router.protocol.lines import LongLines
 from lmtp_router.protocol.parameters import BINARY, CHUNKING, DSN, EIGHT_BIT, SMTPUTF8, UNKNOWN_PARAMETER
 from lmtp_router.protocol.state import CLIENT, SERVER, ClientInput, ClientState, ServerInput, ServerState
@@ -50,6 +51,8 @@ from lmtp_router.protocol.types import (
     TlsWanted,
     Verdict,
     Vrfy,
+    Xclient,
+    Xforward,
     reply,
 )
 
@@ -70,6 +73,8 @@ _INPUT: dict[type, ServerInput] = {
     Vrfy: ServerInput.NOOP,
     Quit: ServerInput.QUIT,
     Starttls: ServerInput.STARTTLS,
+    Xclient: ServerInput.XCLIENT,
+    Xforward: ServerInput.XFORWARD,
 }
 
 TOO_MANY_ERRORS = reply(421, "4.7.0 Too many errors, closing connection")
@@ -86,8 +91,13 @@ _SEQUENCE = {
 }
 
 
-_OFFER: dict[type, str] = {Starttls: "STARTTLS"}
-"""Commands that are unknown to whom they are not offered."""
+NOT_YOU = reply(550, "5.7.0 You are not trusted with this")
+_OFFER: dict[type, tuple[str, Reply]] = {
+    Starttls: ("STARTTLS", codec.UNKNOWN),
+    Xclient: ("XCLIENT", NOT_YOU),
+    Xforward: ("XFORWARD", NOT_YOU),
+}
+"""Commands for those to whom they are offered, and what the others are told."""
 
 
 class Limits(NamedTuple):
@@ -259,12 +269,12 @@ class ServerConnection:
         elif isinstance(command, Lhlo | Ehlo | Helo) and self._smtp is isinstance(command, Lhlo):
             return self._refuse(IS_SMTP if self._smtp else IS_LMTP)
         elif type(command) in _OFFER and not self._is_offered(command):
-            return self._refuse(codec.UNKNOWN)
+            return self._refuse(_OFFER[type(command)][1])
         self.state = after
         return command
 
     def _is_offered(self, command: Command) -> bool:
-        word = _OFFER[type(command)]
+        word, _ = _OFFER[type(command)]
         return any(line.partition(" ")[0] == word for line in self.offers)
 
     def secured(self) -> None:
@@ -488,6 +498,16 @@ class ClientConnection:
     def secure(self) -> bool:
         """True under TLS."""
         return self._handshake.secure
+
+    @property
+    def wants_origin(self) -> bool:
+        """True if the backend wants to hear who sends."""
+        return bool(self._handshake.xforward)
+
+    def xforward(self, origin: Origin) -> None:
+        """Tell who sends the next transaction, as far as the backend wants to know."""
+        for line in build_xforward(origin, self._handshake.xforward):
+            self._send(Sent.XFORWARD, ClientInput.XFORWARD, None, line)
 
     def _follow(self, step: Step) -> None:
         if step.move is None:

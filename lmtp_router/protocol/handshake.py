@@ -42,7 +42,7 @@ class Handshake:
     refuse MAIL in its own words.
     """
 
-    __slots__ = ("_credentials", "_external", "_hello", "_tls", "extensions", "secure")
+    __slots__ = ("_credentials", "_external", "_hello", "_tls", "extensions", "secure", "xforward")
 
     def __init__(
         self, hostname: str, credentials: tuple[str, str] | None = None, tls: Tls = Tls.OFF, *, external: bool = False
@@ -50,6 +50,8 @@ class Handshake:
         self.extensions: frozenset[bytes] = frozenset()
         self.secure = False
         """TLS is there."""
+        self.xforward: frozenset[bytes] = frozenset()
+        """What the backend wants to hear of the client, by the names of XFORWARD."""
         self._hello = f"LHLO {hostname}\r\n".encode("ascii")
         self._credentials = credentials
         self._tls = tls
@@ -66,6 +68,7 @@ class Handshake:
             return Step(ClientInput.GREETED, self._hello)
         if state is ClientState.LHLO:
             self.extensions, mechanisms = codec.parse_extensions(answer)
+            self.xforward = codec.parse_offer(answer, b"XFORWARD")
             if self._tls is Tls.OFF or self.secure:
                 return self._log_in(mechanisms)
             if b"STARTTLS" in self.extensions:

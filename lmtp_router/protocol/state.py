@@ -43,6 +43,8 @@ class ServerInput(enum.Enum):
     STARTTLS = "starttls"
     SECURED = "secured"
     """TLS is there: the client begins anew."""
+    XCLIENT = "xclient"
+    XFORWARD = "xforward"
     ACCEPT = "accept"
     """354 was sent, or the first chunk is taken."""
     REFUSE = "refuse"
@@ -84,6 +86,7 @@ class ClientInput(enum.Enum):
     """TLS is there: LHLO is said anew."""
     AUTHENTICATE = "authenticate"
     AUTHENTICATED = "authenticated"
+    XFORWARD = "xforward"
     MAIL = "mail"
     RCPT = "rcpt"
     DATA = "data"
@@ -109,7 +112,11 @@ SERVER: dict[tuple[ServerState, ServerInput], ServerState] = {
     (_S.READY, _I.RSET): _S.READY,
     (_S.READY, _I.NOOP): _S.READY,
     (_S.READY, _I.QUIT): _S.CLOSED,
+    (_S.GREETED, _I.XCLIENT): _S.GREETED,
+    (_S.GREETED, _I.XFORWARD): _S.GREETED,
     (_S.READY, _I.STARTTLS): _S.TLS,
+    (_S.READY, _I.XCLIENT): _S.GREETED,
+    (_S.READY, _I.XFORWARD): _S.READY,
     (_S.TLS, _I.SECURED): _S.GREETED,
     (_S.MAIL, _I.LHLO): _S.READY,
     (_S.MAIL, _I.RCPT): _S.RCPT,
@@ -149,6 +156,7 @@ CLIENT: dict[tuple[ClientState, ClientInput], ClientState] = {
     (_C.TLS, _J.SECURED): _C.LHLO,
     (_C.LHLO, _J.AUTHENTICATE): _C.AUTH,
     (_C.AUTH, _J.AUTHENTICATED): _C.READY,
+    (_C.READY, _J.XFORWARD): _C.READY,
     (_C.READY, _J.MAIL): _C.ENVELOPE,
     (_C.ENVELOPE, _J.RCPT): _C.ENVELOPE,
     (_C.ENVELOPE, _J.DATA): _C.GATED,

@@ -7,6 +7,7 @@ is passed on is passed on unchanged.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -135,6 +136,18 @@ class Starttls(NamedTuple):
     """STARTTLS (RFC 3207): TLS begins after the reply, and nothing may stand behind the command."""
 
 
+class Xclient(NamedTuple):
+    """XCLIENT of Postfix: who the client is, says a proxy that it speaks through; the session begins anew."""
+
+    attributes: Mapping[str, str]
+
+
+class Xforward(NamedTuple):
+    """XFORWARD of Postfix: who sent the next message, for the log and for whoever comes next."""
+
+    attributes: Mapping[str, str]
+
+
 class Quit(NamedTuple):
     """QUIT: the connection ends after the reply."""
 
@@ -163,6 +176,8 @@ class Verdict(enum.Enum):
     TOO_LARGE = "too-large"
     FALSE_END = "false-end"
     """A long line has what a backend would take for the end (`lines`)."""
+    LOOP = "loop"
+    """Never of the scan: it was passed on too often."""
 
 
 class BodySpoiled(NamedTuple):
@@ -189,7 +204,7 @@ class NeedData(enum.Enum):
 NEED_DATA = NeedData.NEED_DATA
 PAUSED = NeedData.PAUSED
 
-Command = Lhlo | Ehlo | Helo | Mail | Rcpt | Data | Bdat | Rset | Noop | Vrfy | Quit | Starttls
+Command = Lhlo | Ehlo | Helo | Mail | Rcpt | Data | Bdat | Rset | Noop | Vrfy | Quit | Starttls | Xclient | Xforward
 ServerEvent = Command | Refused | BodyData | BodySpoiled | ChunkEnd | BodyEnd | NeedData
 
 
@@ -200,6 +215,7 @@ class Sent(enum.Enum):
     RCPT = "rcpt"
     DATA = "data"
     MESSAGE = "message"
+    XFORWARD = "xforward"
     RSET = "rset"
 
 

@@ -86,6 +86,7 @@ class Script:
     octet); then ``gone`` (the connection is closed behind it) or ``silent`` (nothing more is ever said)."""
     flaw_at: str = ""
     """Which reply: greeting lhlo mail rcpt data final."""
+    xforward: bytes = b"250 2.0.0 ok\r\n"
     starttls: bytes = b"220 2.0.0 go\r\n"
     tls: ssl.SSLContext | None = None
     """For STARTTLS, which is offered by `lhlo` only; None: the connection is closed behind the reply."""
@@ -183,6 +184,10 @@ class ScriptedBackend:
             verb = line[:4].upper()
             if verb == b"LHLO":
                 await self._say(writer, "lhlo", self.script.secure_lhlo if secure else self.script.lhlo)
+            elif verb == b"XFOR":
+                writer.write(self.script.xforward)
+                if self.script.xforward.startswith(b"421"):
+                    return
             elif verb == b"STAR":
                 writer.write(self.script.starttls)
                 if self.script.starttls.startswith(b"220"):

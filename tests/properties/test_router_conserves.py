@@ -19,6 +19,7 @@ from cyrusext.lookup import Answer, Verdict
 from cyrusext.runtime.config_schema import Timeouts
 from lmtp_router.interfaces import LinkUser
 from lmtp_router.protocol.connection import ClientConnection
+from lmtp_router.protocol.identity import Origin
 from lmtp_router.protocol.state import ClientState
 from lmtp_router.protocol.types import NEED_DATA, Answered, Mail, Rcpt, Ready, Reply, Sent
 from lmtp_router.recipient import Recipient
@@ -132,6 +133,7 @@ class World:
     done: list[tuple[Recipient, Reply]] = field(default_factory=list)
     answers: int = 0
     clock: float = 0.0
+    origin: Origin = field(default_factory=Origin)
 
     def __post_init__(self) -> None:
         self.replies = Replies()
