@@ -241,6 +241,7 @@ class ClientConnection:
         "_parser",
         "_replies",
         "_turn",
+        "_unsent",
         "extensions",
         "state",
     )
@@ -255,6 +256,8 @@ class ClientConnection:
         self._expected: deque[tuple[Sent, object]] = deque()
         self._out: list[bytes] = []
         self._turn: deque[bytes] = deque()
+        self._unsent = 0
+        """Of what is expected, the last so many commands have not been taken to be written."""
 
     @property
     def outstanding(self) -> int:
@@ -271,15 +274,21 @@ class ClientConnection:
         self._replies.extend(self._parser.feed(data))
 
     def next_event(self) -> ClientEvent:
-        """Return the next answer; raises RemoteProtocolError (fatal) for a reply that nothing asked for."""
+        """Return the next answer; raises RemoteProtocolError (fatal) for a reply that nothing asked for.
+
+        A reply that came before its command was written is no answer to it: taken for one, it and all after it would
+        be told to the wrong recipients.
+        """
         while self._replies:
             answer = self._replies.popleft()
             if self.state in _HANDSHAKE:
+                if self._out:
+                    raise RemoteProtocolError(f"the backend said {answer.code} unasked", fatal=True)
                 event = self._shake(answer)
                 if event is not None:
                     return event
                 continue
-            if not self._expected:
+            if len(self._expected) <= self._unsent:
                 raise RemoteProtocolError(f"the backend said {answer.code} unasked", fatal=True)
             return self._match(answer)
         return NEED_DATA
@@ -290,6 +299,7 @@ class ClientConnection:
             return b""
         data = b"".join(self._out)
         self._out.clear()
+        self._unsent = len(self._turn)
         return data
 
     def _shake(self, answer: Reply) -> Ready | HandshakeFailed | None:
@@ -365,6 +375,7 @@ class ClientConnection:
         else:
             self._out.append(line)
         self._expected.append((sent, context))
+        self._unsent += 1
 
     def _move(self, step: ClientInput) -> None:
         after = CLIENT.get((self.state, step))

@@ -78,6 +78,11 @@ class Script:
     hang_at: str = ""
     """Never answer: greeting mail rcpt data dot; or never read: body."""
     step: Callable[[str], Awaitable[None]] | None = None
+    flaw: str = ""
+    """What is wrong with one reply, made of: ``half`` (only its first half is sent), ``twice``, ``slow`` (octet by
+    octet); then ``gone`` (the connection is closed behind it) or ``silent`` (nothing more is ever said)."""
+    flaw_at: str = ""
+    """Which reply: greeting lhlo mail rcpt data final."""
 
 
 class ScriptedBackend:
@@ -144,33 +149,49 @@ class ScriptedBackend:
         if self.script.drop_after == place:
             raise ConnectionResetError
 
+    async def _say(self, writer: asyncio.StreamWriter, place: str, answer: bytes) -> None:
+        """Send a reply, with its flaw if the script wants one here."""
+        flaw = self.script.flaw if self.script.flaw_at == place else ""
+        if "half" in flaw:
+            answer = answer[: len(answer) // 2]
+        for piece in [answer[at : at + 1] for at in range(len(answer))] if "slow" in flaw else [answer]:
+            writer.write(piece * 2 if "twice" in flaw else piece)
+            if flaw:
+                await writer.drain()
+                await asyncio.sleep(0)
+        if "gone" in flaw:
+            raise ConnectionResetError
+        if "silent" in flaw:
+            await self.released.wait()
+
     async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._at("greeting")
-        writer.write(self.script.greeting)
+        await self._say(writer, "greeting", self.script.greeting)
         mail = b""
         rcpts: list[bytes] = []
         while line := await reader.readline():
             self.commands.append(line)
             verb = line[:4].upper()
             if verb == b"LHLO":
-                writer.write(self.script.lhlo)
+                await self._say(writer, "lhlo", self.script.lhlo)
             elif verb == b"AUTH":
                 writer.write(b"235 2.0.0 ok\r\n")
             elif verb == b"MAIL":
                 await self._at("mail")
                 mail, rcpts = line[10:].strip(), []
-                writer.write(self.script.mail)
+                await self._say(writer, "mail", self.script.mail)
             elif verb == b"RCPT":
                 await self._at("rcpt")
                 path = line[8:].strip()
                 reply = self.script.rcpt.get(path, b"250 2.1.5 ok\r\n")
                 if reply.startswith(b"2") and self.script.mail.startswith(b"2"):
                     rcpts.append(path)
-                writer.write(reply if self.script.mail.startswith(b"2") else b"503 5.5.1 no MAIL\r\n")
+                answer = reply if self.script.mail.startswith(b"2") else b"503 5.5.1 no MAIL\r\n"
+                await self._say(writer, "rcpt", answer)
             elif verb == b"DATA":
                 await self._at("data")
                 if rcpts:
-                    writer.write(self.script.data)
+                    await self._say(writer, "data", self.script.data)
                 if rcpts and self.script.data.startswith(b"354"):
                     await self._message(reader, writer, mail, rcpts)
                     mail, rcpts = b"", []
@@ -208,7 +229,7 @@ class ScriptedBackend:
         for index, path in enumerate(rcpts):
             if index == self.script.drop_after_finals:
                 raise ConnectionResetError
-            writer.write(self.script.final.get(path, b"250 2.1.5 %b delivered\r\n" % path))
+            await self._say(writer, "final", self.script.final.get(path, b"250 2.1.5 %b delivered\r\n" % path))
             await writer.drain()
 
 

@@ -89,11 +89,14 @@ _REPLIES = st.sampled_from([b"220 b\r\n", b"250-x\r\n", b"250 x\r\n", b"354 go\r
 @given(st.lists(st.one_of(_REPLIES, st.binary(max_size=6)), max_size=20).map(b"".join), CUTS)
 def test_a_backend_can_say_what_it_likes(octets: bytes, cuts: list[int]) -> None:
     connection = ClientConnection("router", ("user", "password"))
-    connection.receive_data(b"220 b\r\n250-b\r\n250 PIPELINING\r\n")
-    connection.next_event()
+    for greeting in (b"220 b\r\n", b"250-b\r\n250 PIPELINING\r\n"):
+        connection.receive_data(greeting)
+        connection.next_event()
+        connection.data_to_send()
     connection.mail(Mail(b"<>"))
     connection.rcpt(b"<u@example.org>", "u")
     connection.data()
+    connection.data_to_send()
     at = turn = 0
     answers: list[Reply] = []
     with contextlib.suppress(RemoteProtocolError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
@@ -220,8 +222,15 @@ def test_only_354_leads_to_the_body() -> None:
 
 
 def backend(octets: bytes = b"220 b\r\n250-b\r\n250 PIPELINING\r\n", **kwargs: object) -> ClientConnection:
+    """A connection whose backend has said `octets`, each reply after the command before it was taken; the last one is
+    still to be looked at."""
     connection = ClientConnection("router", **kwargs)  # type: ignore[arg-type]
-    connection.receive_data(octets)
+    *before, last = re.findall(rb"(?:[0-9]{3}-.*\r\n)*[0-9]{3} .*\r\n", octets)
+    for answer in before:
+        connection.receive_data(answer)
+        assert connection.next_event() is NEED_DATA
+        assert connection.data_to_send()
+    connection.receive_data(last)
     return connection
 
 
@@ -327,6 +336,7 @@ def test_a_reply_that_can_not_be_one_of_that_command(answers: bytes) -> None:
     connection.mail(Mail(b"<>"))
     connection.rcpt(b"<u@example.org>", "u")
     connection.data()
+    connection.data_to_send()
     connection.receive_data(answers)
     with pytest.raises(RemoteProtocolError):
         for _ in range(4):
@@ -337,9 +347,51 @@ def test_reset_after_a_refused_envelope_makes_it_reusable() -> None:
     connection = ready()
     connection.mail(Mail(b"<>"))
     connection.rset()
+    connection.data_to_send()
     connection.receive_data(b"452 full\r\n")
     assert isinstance(connection.next_event(), Answered)
     assert not connection.reusable
     connection.receive_data(b"250 ok\r\n")
     assert isinstance(connection.next_event(), Answered)
     assert connection.reusable
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"220 b\r\n250 b\r\n",
+        b"220 b\r\n" * 2,
+        b"220-b\r\n220 b\r\n554 no\r\n",
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_reply_to_a_greeting_that_was_not_yet_said(octets: bytes, whole: bool) -> None:
+    """Told before LHLO was written: whoever says it answers something else, or tries to be in front of the answers."""
+    connection = ClientConnection("router")
+    with pytest.raises(RemoteProtocolError):
+        for at in range(0, len(octets), len(octets) if whole else 1):
+            connection.receive_data(octets[at : at + (len(octets) if whole else 1)])
+            connection.next_event()
+
+
+def test_a_reply_before_its_command_was_written() -> None:
+    connection = ready()
+    connection.mail(Mail(b"<>"))
+    connection.rcpt(b"<u@example.org>", "u")
+    connection.data_to_send()
+    connection.rcpt(b"<v@example.org>", "v")
+    connection.receive_data(b"250 ok\r\n250 u\r\n250 u again\r\n")
+    assert [connection.next_event().context for _ in range(2)] == [None, "u"]  # type: ignore[union-attr]
+    with pytest.raises(RemoteProtocolError):
+        connection.next_event()
+
+
+def test_a_reply_to_a_command_whose_turn_has_not_come() -> None:
+    connection = ready(b"220 b\r\n250 b\r\n")
+    connection.mail(Mail(b"<>"))
+    connection.rcpt(b"<u@example.org>", "u")
+    assert connection.data_to_send() == b"MAIL FROM:<>\r\n"
+    connection.receive_data(b"250 ok\r\n550 not asked\r\n")
+    assert isinstance(connection.next_event(), Answered)
+    with pytest.raises(RemoteProtocolError):
+        connection.next_event()
