@@ -19,8 +19,9 @@ from lmtp_router.routing import UNKNOWN_USER, Route, Routing
 MOVED = reply(451, "4.4.3 Mailbox is not where it should be, try again later")
 BARE_NEWLINE = reply(554, "5.6.11 Message has a bare CR or LF")
 TOO_LARGE = reply(552, "5.3.4 Message is larger than this server takes")
+FALSE_END = reply(554, "5.6.0 Message has a long line with a dot where a backend would end it")
 
-_SPOILED = {Verdict.BARE_NEWLINE: BARE_NEWLINE, Verdict.TOO_LARGE: TOO_LARGE}
+_SPOILED = {Verdict.BARE_NEWLINE: BARE_NEWLINE, Verdict.TOO_LARGE: TOO_LARGE, Verdict.FALSE_END: FALSE_END}
 
 
 class Transaction:

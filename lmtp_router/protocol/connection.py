@@ -13,6 +13,7 @@ from typing import NamedTuple
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
 from lmtp_router.protocol import codec
 from lmtp_router.protocol._scan import BodyScanner
+from lmtp_router.protocol.lines import LongLines
 from lmtp_router.protocol.state import CLIENT, SERVER, ClientInput, ClientState, ServerInput, ServerState
 from lmtp_router.protocol.types import (
     NEED_DATA,
@@ -83,6 +84,7 @@ class ServerConnection:
         "_buffer",
         "_errors",
         "_limits",
+        "_lines",
         "_pending",
         "_recipients",
         "_replace",
@@ -103,6 +105,7 @@ class ServerConnection:
         self._errors = 0
         self._recipients = 0
         self._scanner = BodyScanner()
+        self._lines = LongLines()
         self._size = 0
         self._verdict = Verdict.GOOD
         self._pending: deque[BodyData | BodySpoiled | BodyEnd] = deque()
@@ -194,6 +197,8 @@ class ServerConnection:
                 self._verdict = Verdict.BARE_NEWLINE
             elif self._size > self._limits.max_size:
                 self._verdict = Verdict.TOO_LARGE
+            elif self._lines.feed(octets):
+                self._verdict = Verdict.FALSE_END
             elif octets:
                 self._pending.append(BodyData(octets))
             if self._verdict is not Verdict.GOOD:
@@ -206,6 +211,7 @@ class ServerConnection:
         """354 is being sent: what follows is the body."""
         self._decide(ServerInput.ACCEPT)
         self._scanner = BodyScanner(self._replace)
+        self._lines = LongLines()
         self._size = 0
         self._verdict = Verdict.GOOD
 
