@@ -1,9 +1,10 @@
 """Lines so long that a backend reads them in pieces, and the one piece that it would take for the end of the message.
 
-Rule: what is passed on ends where the client ended it, for the backend too.  Cyrus' lmtpd (3.6 and 3.10) reads a message
-by pieces of at most `PIECE` octets that end at LF, and looks for the end of data at the start of each piece, not of each
-line: in a line whose octets behind the first 8189 are ``.CRLF`` the message ends, and what follows are commands
-(RFC 5321 section 4.1.1.4 says that only a line of its own may be).  Such a line is rare by chance and all of an attack.
+Rule: what is passed on ends where the client ended it, for the backend too.  Cyrus' lmtpd (3.6 and 3.10) reads a
+message by pieces of at most `PIECE` octets that end at LF, and looks for the end of data at the start of each piece,
+not of each line: in a line whose octets behind the first 8189 are ``.CRLF`` the message ends, and what follows are
+commands (RFC 5321 section 4.1.1.4 says that only a line of its own may be).  Such a line is rare by chance and all of
+an attack.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from lmtp_router.protocol.types import NEED_DATA, BodyData, BodyEnd, BodySpoiled
 
 def ends(octets: bytes, step: int = 0, piece: int = PIECE) -> bool:
     lines, step = LongLines(piece), step or max(1, len(octets))
-    return any([lines.feed(octets[at : at + step]) for at in range(0, len(octets), step)])
+    return any(lines.feed(octets[at : at + step]) for at in range(0, len(octets), step))
 
 
 def ends_at_cyrus(octets: bytes, piece: int) -> bool:
