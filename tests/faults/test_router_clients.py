@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cyrusext.runtime.config_schema import Timeouts
+from tests.faults.soak import rss_kib
 from tests.harness.lmtp_peer import RouterUnderTest, ScriptedBackend, play, wait_until
 from tests.harness.router_daemon import daemon
 
@@ -131,8 +132,3 @@ def test_idle_connections_cost_little_and_hold_nobody_up(tmp_path: Path) -> None
         play(test)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def rss_kib(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
