@@ -246,7 +246,8 @@ class Soak:
     async def _send(self, client: LmtpClient, number: int, body: bytes, users: list[bytes]) -> list[bytes]:
         """One transaction; returns who has to be tried again."""
         paths = [b"<%b@example.org>" % user for user in users]
-        accepted, left = [], []
+        accepted: list[bytes] = []
+        left: list[bytes] = []
         for user, reply in zip(users, await client.envelope(*paths), strict=True):
             (accepted if self._good(reply) else left).append(user)
         if not accepted:
