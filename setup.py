@@ -42,6 +42,7 @@ LIBCYREXT = [
     "csrc/libcyrusext/namehash.c",
     "csrc/libcyrusext/pages.c",
     "csrc/libcyrusext/pinned.c",
+    "csrc/libcyrusext/place.c",
     "csrc/libcyrusext/put.c",
     "csrc/libcyrusext/reader.c",
     "csrc/libcyrusext/record.c",

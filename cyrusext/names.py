@@ -37,7 +37,7 @@ class NameRules(NamedTuple):
     recipient_delimiter: str = "+"
     """Characters that end the user part of an address; empty: none does."""
     postuser: str = ""
-    """Local part that stands for "no user": ``postuser+shared.folder@domain`` (``postuser``)."""
+    """Local part that stands for "no user": ``postuser+shared.folder@domain`` (``postuser``); without a folder, too."""
     downcase: bool = True
     """Lower-case user and domain of an address (``lmtp_downcase_rcpt``)."""
 
@@ -54,7 +54,9 @@ def mailbox_of_address(address: bytes, rules: NameRules) -> bytes:
     if rules.downcase:
         user, domain = user.lower(), domain.lower()
     prefix = _domain_prefix(domain, rules) if rules.virtdomains else b""
-    if user == rules.postuser.encode("utf-8") and detail:
+    if not user and not rules.postuser and not detail:
+        raise InvalidName("address has no local part")
+    if user == rules.postuser.encode("utf-8"):
         separator = b"/" if rules.unix_hierarchy_separator else b"."
         # Empty levels are skipped, as Cyrus does: `+shared..dept` is shared.dept.
         levels = [level for level in _to_imap_utf7(detail).split(separator) if level]

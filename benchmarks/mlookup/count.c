@@ -50,15 +50,16 @@ static double average(const cyx_hot_header *header, const cyx_line *all, uint64_
     uint64_t sum = 0, wrong = 0;
     for (size_t n = 0; n < q.count; n++) {
         int found;
-        sum += touched(header, all, q.at[n].name, q.at[n].len, &found);
+        sum += touched(header, all, question_name(&q, n), question_len(&q, n), &found);
         wrong += found == absent;
     }
     *asked_r = (double)wrong / (double)lookups * 1e6;
     if (wrong > (absent ? 0 : 2 + q.count / ASKED_MAX)) /* for a name that found no place the store is asked */
         die("counting lines: %llu of %zu names %s", (unsigned long long)wrong, q.count,
             absent ? "are there" : "are not");
-    free(q.at);
+    free(q.texts);
     free(q.which);
+    free(q.from);
     return (double)sum / (double)lookups;
 }
 

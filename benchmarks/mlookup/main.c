@@ -31,7 +31,7 @@ static double loop(const questions *q, int absent)
     uint64_t wrong = 0;
     double began = now_ns();
     for (size_t n = 0; n < q->count; n++) {
-        int server = engine_get(q->at[n].name, q->at[n].len);
+        int server = engine_get(question_name(q, n), question_len(q, n));
         wrong += server != (absent ? -1 : (int)key_server(q->which[n]));
     }
     double took = now_ns() - began;
@@ -50,7 +50,7 @@ static double batches(const questions *q)
     for (size_t n = 0; n < q->count;) {
         size_t size = q->count - n < BATCH ? q->count - n : BATCH;
         for (size_t i = 0; i < size; i++)
-            names[i] = q->at[n + i].name, lens[i] = q->at[n + i].len;
+            names[i] = question_name(q, n + i), lens[i] = question_len(q, n + i);
         engine_many(names, lens, size, servers);
         for (size_t i = 0; i < size; i++)
             wrong += servers[i] != (int)key_server(q->which[n + i]);
@@ -70,7 +70,7 @@ static alone one_by_one(const questions *q)
         die("out of memory");
     for (size_t n = 0; n < count; n++) {
         uint64_t start = ticks();
-        int server = engine_get(q->at[n].name, q->at[n].len);
+        int server = engine_get(question_name(q, n), question_len(q, n));
         took[n] = ticks() - start;
         if (server != (int)key_server(q->which[n]))
             die("%s: a wrong answer", engine_name);

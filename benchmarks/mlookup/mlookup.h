@@ -33,17 +33,19 @@ extern void (*const engine_many)(const char *const *names, const size_t *lens, s
 
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* questions.c: names drawn at random.  They lie one behind the other, so that fetching them costs next to nothing. */
-typedef struct question {
-    uint8_t len;
-    char name[NAME_MAX_LEN - 1];
-} question;
-
+/* questions.c: names drawn at random.  They lie one behind the other with nothing between: who asks has the name at
+ * hand, so fetching it must not be what is measured. */
 typedef struct questions {
-    question *at;
-    uint64_t *which;
+    char *texts;
+    uint32_t *from; /* text n begins at from[n] and ends at from[n + 1] */
+    uint32_t *which;
     size_t count;
 } questions;
+
+static inline const char *question_name(const questions *q, size_t n) { return q->texts + q->from[n]; }
+static inline size_t question_len(const questions *q, size_t n) { return q->from[n + 1] - q->from[n]; }
+/* Give number n, behind which there is nothing yet, the name `i`. */
+void question_set(questions *q, size_t n, uint64_t i, int absent);
 
 questions ask(uint64_t records, size_t count, int absent);
 uint64_t random_below(uint64_t below);

@@ -28,16 +28,18 @@ uint64_t random_below(uint64_t below)
 
 questions ask(uint64_t records, size_t count, int absent)
 {
-    questions q = {calloc(count, sizeof *q.at), calloc(count, sizeof *q.which), count};
-    char name[NAME_MAX_LEN];
-    if (!q.at || !q.which)
+    questions q = {calloc(count, NAME_MAX_LEN), calloc(count + 1, sizeof *q.from), calloc(count, sizeof *q.which), count};
+    if (!q.texts || !q.from || !q.which || count > UINT32_MAX / NAME_MAX_LEN || records > UINT32_MAX)
         die("out of memory");
-    for (size_t n = 0; n < count; n++) {
-        q.which[n] = random_below(records);
-        q.at[n].len = (uint8_t)key_name(q.which[n], absent, name);
-        memcpy(q.at[n].name, name, q.at[n].len);
-    }
+    for (size_t n = 0; n < count; n++)
+        question_set(&q, n, random_below(records), absent);
     return q;
+}
+
+void question_set(questions *q, size_t n, uint64_t i, int absent)
+{
+    q->which[n] = (uint32_t)i;
+    q->from[n + 1] = q->from[n] + (uint32_t)key_name(i, absent, q->texts + q->from[n]);
 }
 
 void stay_on(int cpu)

@@ -48,7 +48,7 @@ static void find_routes(table *t, const cyx_env *env)
 
 static void apply(table *t, const char *name, size_t len, int was_there, int is_there, uint32_t server)
 {
-    if (!cyx_hot_apply(t->hot, (const uint8_t *)name, len, was_there, is_there, &t->routes[server]))
+    if (!cyx_hot_apply(t->hot, cyx_hot_meet(t->hot, (const uint8_t *)name, len), was_there, is_there, &t->routes[server]))
         die("the table is full");
 }
 
@@ -82,7 +82,7 @@ static _Noreturn void read_all(const char *dir, const questions *q, shared *both
     for (size_t n = 0; !__atomic_load_n(&both->stop, __ATOMIC_ACQUIRE); n = n + 1 < q->count ? n + 1 : 0) {
         cyx_location at;
         uint32_t home = key_server(q->which[n]);
-        int code = cyx_lookup(reader, q->at[n].name, q->at[n].len, &at);
+        int code = cyx_lookup(reader, question_name(q, n), question_len(q, n), &at);
         checked(code, "looking up");
         int right = code == CYX_OK ? server_of(at.server) == (int)home ||
                                          (!comes_and_goes(q->which[n]) && server_of(at.server) == (int)moved(home))
@@ -108,14 +108,10 @@ static questions each_once(uint64_t records, size_t count)
 {
     questions q = ask(1, count < records ? count : (size_t)records, 0);
     uint64_t step = records / 13 * 8 + 1; /* far, and through all of them */
-    char name[NAME_MAX_LEN];
     while (common_divisor(step, records) != 1)
         step++;
-    for (size_t n = 0; n < q.count; n++) {
-        q.which[n] = (uint64_t)((unsigned __int128)n * step % records);
-        q.at[n].len = (uint8_t)key_name(q.which[n], 0, name);
-        memcpy(q.at[n].name, name, q.at[n].len);
-    }
+    for (size_t n = 0; n < q.count; n++)
+        question_set(&q, n, (uint64_t)((unsigned __int128)n * step % records), 0);
     return q;
 }
 
@@ -130,9 +126,9 @@ static double change_for(table *t, const questions *q, uint8_t *changed, double 
             uint32_t server = key_server(i);
             changed[n] = !changed[n];
             if (comes_and_goes(i))
-                apply(t, q->at[n].name, q->at[n].len, changed[n], !changed[n], server);
+                apply(t, question_name(q, n), question_len(q, n), changed[n], !changed[n], server);
             else
-                apply(t, q->at[n].name, q->at[n].len, 1, 1, changed[n] ? moved(server) : server);
+                apply(t, question_name(q, n), question_len(q, n), 1, 1, changed[n] ? moved(server) : server);
             n = n + 1 < q->count ? n + 1 : 0;
         }
     return (double)done / (now - began) * 1e9;

@@ -1,7 +1,8 @@
 /* cyrusext.h - where is this mailbox?  The reading side of the cyrusext store.
  *
  * Rules of this interface:
- *  - Handles are opaque.  One handle may be used by several threads; calls on it are serialised inside.
+ *  - Handles are opaque.  One handle may be used by several threads.  Look-ups that the hot table answers run side by
+ *    side without a lock and allocate nothing; other calls on one handle wait for each other.
  *  - A function returns a code.  0 and positive codes are results (CYX_ABSENT is an answer, not an error); negative
  *    codes are errors, and then nothing but what is said below has been written to the out-parameters.
  *  - Nothing here logs, exits, starts threads or touches signals.  After fork() a handle opens the store again by
@@ -79,6 +80,9 @@ typedef struct cyx_location {
     int64_t changed_at; /* Unix time in microseconds; likewise */
     uint32_t flags;
     uint32_t state; /* 0 when there is no record at all */
+    uint32_t place; /* from cyx_lookup, cyx_lookup_many and cyx_inspect: a small number from 1 on, the same for this handle
+                       if and only if server, partition, state and flags are; 0 when none could be had */
+    uint32_t unused;
 } cyx_location;
 
 typedef struct cyx_name {

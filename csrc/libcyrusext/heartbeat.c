@@ -67,7 +67,7 @@ bool cyx_same_boot(const uint8_t id[16])
     return boot_id_known && memcmp(id, boot_id, sizeof boot_id) == 0;
 }
 
-static uint64_t now_ns(void)
+uint64_t cyx_boot_ns(void)
 {
     struct timespec ts;
     if (clock_gettime(CLOCK_BOOTTIME, &ts) < 0)
@@ -150,7 +150,7 @@ void cyx_heartbeat_write(cyx_heartbeat *beat, const cyx_env *env, uint64_t seq, 
     __atomic_thread_fence(__ATOMIC_RELEASE);
     memcpy(map->magic, MAGIC, sizeof map->magic);
     memcpy(map->boot_id, boot_id, sizeof boot_id);
-    STORE(map->at_ns, now_ns());
+    STORE(map->at_ns, cyx_boot_ns());
     STORE(map->seq, seq);
     STORE(map->fresh, (uint64_t)(fresh && boot_id_known));
     STORE(map->dev, (uint64_t)env->dev);
@@ -171,7 +171,7 @@ static bool is_fresh(const cyx_beat *map, const cyx_env *env, uint64_t max_age_n
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
         if ((turn & 1) || LOAD(map->turn) != turn)
             continue;
-        uint64_t now = now_ns();
+        uint64_t now = cyx_boot_ns();
         return good && at <= now && now - at <= max_age_ns;
     }
     return false;
@@ -183,7 +183,7 @@ bool cyx_heartbeat_fresh(cyx_heartbeat *beat, const char *run_dir, const cyx_env
     if (is_fresh(beat->map, env, max_age_ns))
         return true;
     /* the run directory may be a new one since the node was started again */
-    uint64_t now = now_ns();
+    uint64_t now = cyx_boot_ns();
     if (beat->tried_ns && now - beat->tried_ns < RETRY_NS)
         return false;
     beat->tried_ns = now;

@@ -23,12 +23,14 @@ typedef struct cyx_hot_header {
     uint8_t boot_id[16];
     uint64_t dev, ino; /* of the store it was built from */
     uint64_t generation, size, routes_at, route_capacity, lines_at, line_count;
-    uint8_t unused[1024 - 96];
+    uint64_t built_at_ns; /* CLOCK_BOOTTIME */
+    uint8_t unused[1024 - 104];
     cyx_secret secret;
     uint64_t state; /* from here on it changes */
     uint64_t applied_seq;
     uint64_t route_count;
-    uint8_t rest[4096 - 2048 - 24];
+    uint64_t placed, alike, homeless; /* as of applied_seq: see cyx_lines_writer */
+    uint8_t rest[4096 - 2048 - 48];
 } cyx_hot_header;
 
 typedef struct cyx_hot_route {
@@ -60,6 +62,7 @@ typedef struct cyx_hot_writer cyx_hot_writer;
 
 typedef struct cyx_hot_change {
     size_t name_at;
+    uint64_t met; /* by the table that it is applied to */
     uint16_t name_len;
     bool was_there, is_there;
     cyx_hot_route route;
@@ -85,9 +88,12 @@ void cyx_hot_changes_free(cyx_hot_changes *changes);
 /* A new generation for `expected` mailboxes and more, with at most `routes` different routes, not yet in place. */
 CYX_MUST_CHECK int cyx_hot_create(const char *run_dir, const cyx_env *env, uint64_t expected, uint64_t routes,
                                   cyx_hot_writer **hot_r);
-/* Apply one change.  False when the table can not hold it: it must not be used any further. */
-CYX_MUST_CHECK bool cyx_hot_apply(cyx_hot_writer *hot, const uint8_t *name, size_t len, bool was_there, bool is_there,
+/* What stands for a name in this table; its line is fetched, so let some others come before it is applied. */
+uint64_t cyx_hot_meet(const cyx_hot_writer *hot, const uint8_t *name, size_t len);
+/* Apply one change of what was met.  False when the table can not hold it: it must not be used any further. */
+CYX_MUST_CHECK bool cyx_hot_apply(cyx_hot_writer *hot, uint64_t met, bool was_there, bool is_there,
                                   const cyx_hot_route *route);
+#define CYX_HOT_AHEAD 16u /* so many names are met before the first is applied */
 void cyx_hot_applied(cyx_hot_writer *hot, uint64_t seq);
 /* Put it in the place of the last one. */
 CYX_MUST_CHECK int cyx_hot_publish(cyx_hot_writer *hot);

@@ -21,19 +21,44 @@ typedef struct build {
 
 static bool cancelled(const build *b) { return __atomic_load_n(&b->writer->hot_cancelled, __ATOMIC_RELAXED); }
 
-static bool apply(build *b, const MDB_val *key, bool was_there, const cyx_packed *record)
+static cyx_hot_route route_of(const cyx_packed *record)
+{
+    return (cyx_hot_route){.server = record->server,
+                           .partition = record->partition,
+                           .state = (uint16_t)record->state,
+                           .flags = (uint16_t)record->flags};
+}
+
+static uint64_t meet(const build *b, const MDB_val *key)
 {
     uint8_t name[CYX_MAX_NAME];
-    size_t len;
-    const cyx_hot_route route = {.server = record->server,
-                                 .partition = record->partition,
-                                 .state = (uint16_t)record->state,
-                                 .flags = (uint16_t)record->flags};
-    bool is_there = record->state != CYX_DELETED;
-    if (cyx_name_from_key(key->mv_data, key->mv_size, name, &len) ||
-        !cyx_hot_apply(b->hot, name, len, was_there, is_there, &route))
+    size_t len = 0;
+    if (cyx_name_from_key(key->mv_data, key->mv_size, name, &len))
+        len = 0; /* can not be: the record was unpacked */
+    return cyx_hot_meet(b->hot, name, len);
+}
+
+/* Names that were met and are not in the table yet: their lines are on their way. */
+typedef struct waiting {
+    uint64_t met[CYX_HOT_AHEAD];
+    cyx_hot_route routes[CYX_HOT_AHEAD];
+    uint64_t come, gone;
+} waiting;
+
+static void let_in(build *b, waiting *w)
+{
+    uint64_t at = w->gone++ % CYX_HOT_AHEAD;
+    if (!b->full && !cyx_hot_apply(b->hot, w->met[at], false, true, &w->routes[at]))
         b->full = true;
-    return !b->full;
+}
+
+static void line_up(build *b, waiting *w, const MDB_val *key, const cyx_packed *record)
+{
+    if (w->come - w->gone == CYX_HOT_AHEAD)
+        let_in(b, w);
+    uint64_t at = w->come++ % CYX_HOT_AHEAD;
+    w->met[at] = meet(b, key);
+    w->routes[at] = route_of(record);
 }
 
 static int last_change(MDB_txn *txn, MDB_dbi changes, uint64_t *last_r)
@@ -59,6 +84,7 @@ static int fill(build *b)
     MDB_cursor *cursor = NULL;
     MDB_val key, value;
     cyx_packed record;
+    waiting w = {.come = 0};
     int code = CYX_OK;
     b->unlogged = __atomic_load_n(&b->writer->unlogged, __ATOMIC_ACQUIRE);
     int rc = mdb_txn_begin(env->mdb, NULL, MDB_RDONLY, &txn);
@@ -68,7 +94,9 @@ static int fill(build *b)
         (rc = mdb_cursor_open(txn, env->mailboxes, &cursor)) == 0)
         while (!b->full && code == CYX_OK && !cancelled(b) && (rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0)
             if ((code = cyx_record_unpack(&key, &value, &record)) == CYX_OK && record.state != CYX_DELETED)
-                (void)apply(b, &key, false, &record);
+                line_up(b, &w, &key, &record);
+    while (w.gone < w.come)
+        let_in(b, &w);
     if (cursor)
         mdb_cursor_close(cursor);
     mdb_txn_abort(txn);
@@ -103,7 +131,9 @@ static int catch_up(build *b, uint64_t *done_r)
                 code = CYX_STALE;
                 break;
             }
-            (void)apply(b, &change.key, change.was != 0, &change.record);
+            const cyx_hot_route route = route_of(&change.record);
+            if (!cyx_hot_apply(b->hot, meet(b, &change.key), change.was != 0, change.record.state != CYX_DELETED, &route))
+                b->full = true;
             b->last = change.seq;
             ++*done_r;
         }
@@ -168,14 +198,25 @@ int cyx_writer_build_hot(cyx_writer *writer)
     return rc == CYX_STALE ? cyx_fail(CYX_EBUSY, "the store changes faster than a hot table of it can be built") : rc;
 }
 
+static void meet_noted(cyx_writer *writer, size_t i)
+{
+    const cyx_hot_changes *changes = &writer->hot_changes;
+    if (i < changes->count) {
+        cyx_hot_change *change = &changes->items[i];
+        change->met = cyx_hot_meet(writer->hot, changes->names + change->name_at, change->name_len);
+    }
+}
+
 static bool apply_noted(cyx_writer *writer, bool there)
 {
     const cyx_hot_changes *changes = &writer->hot_changes;
+    for (size_t i = 0; i < CYX_HOT_AHEAD; i++)
+        meet_noted(writer, i);
     for (size_t i = 0; i < changes->count; i++) {
         const cyx_hot_change *change = &changes->items[i];
+        meet_noted(writer, i + CYX_HOT_AHEAD);
         if (change->is_there == there &&
-            !cyx_hot_apply(writer->hot, changes->names + change->name_at, change->name_len, change->was_there, there,
-                           &change->route))
+            !cyx_hot_apply(writer->hot, change->met, change->was_there, there, &change->route))
             return false;
         CYX_FAILPOINT("hot-applied-one");
     }

@@ -88,19 +88,30 @@ static void check_routes(comparison *c, const cyx_hot *hot)
             note(c, "%s", cyx_detail());
 }
 
-/* Slots that stand for one name each. */
-static uint64_t count_slots(const cyx_hot *hot, bool *some_alike_r)
+typedef struct slot_counts {
+    uint64_t used, alike; /* of these, what stands for more than one name */
+} slot_counts;
+
+static slot_counts count_slots(const cyx_hot *hot)
 {
-    uint64_t count = 0;
-    *some_alike_r = false;
+    slot_counts counts = {0};
     for (uint64_t i = 0; i < hot->lines.count; i++)
         for (unsigned slot = 0; slot < CYX_LINE_SLOTS; slot++) {
             uint64_t word = __atomic_load_n(&hot->lines.at[i].slots[slot], __ATOMIC_RELAXED);
-            bool alike = (word & CYX_ROUTE_ASK) == CYX_ROUTE_ASK;
-            count += word && !alike;
-            *some_alike_r |= alike;
+            counts.used += word != 0;
+            counts.alike += (word & CYX_ROUTE_ASK) == CYX_ROUTE_ASK;
         }
-    return count;
+    return counts;
+}
+
+/* What status shows. */
+static void check_counts(comparison *c, const cyx_hot *hot, const slot_counts *counts)
+{
+    uint64_t placed = __atomic_load_n(&hot->header->placed, __ATOMIC_RELAXED);
+    uint64_t alike = __atomic_load_n(&hot->header->alike, __ATOMIC_RELAXED);
+    if (placed != counts->used || alike != counts->alike)
+        note(c, "the hot table counts %" PRIu64 " slots in use, %" PRIu64 " of them for several names; there are %" PRIu64
+             " and %" PRIu64, placed, alike, counts->used, counts->alike);
 }
 
 static int walk(cyx_reader *reader, const cyx_hot *hot, comparison *c)
@@ -126,15 +137,16 @@ static int walk(cyx_reader *reader, const cyx_hot *hot, comparison *c)
 
 static int compare(cyx_reader *reader, const cyx_hot *hot, comparison *c)
 {
-    bool some_alike;
     memset(c, 0, sizeof *c);
     if (!(c->heads = calloc(hot->lines.count, sizeof *c->heads)))
         return cyx_fail(CYX_ENOMEM, "out of memory");
     int rc = walk(reader, hot, c);
-    uint64_t slots = count_slots(hot, &some_alike);
+    const slot_counts counts = count_slots(hot);
+    uint64_t slots = counts.used - counts.alike;
     if (!c->wrong && (slots > c->live || slots + c->alike < c->live))
         note(c, "the hot table has %" PRIu64 " entries for %" PRIu64 " mailboxes", slots, c->live);
-    compare_heads(c, hot, some_alike);
+    compare_heads(c, hot, counts.alike != 0);
+    check_counts(c, hot, &counts);
     check_routes(c, hot);
     free(c->heads);
     c->heads = NULL;

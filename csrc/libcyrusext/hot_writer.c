@@ -12,7 +12,7 @@
 
 #include "hot.h"
 
-#define LOAD 67u           /* per cent, when it is built: room to grow before the next one */
+#define LOAD 71u           /* per cent, when it is built: room to grow before the next one */
 #define CROWDED 80u        /* per cent, when the next one should be built */
 #define LEAST 4096u        /* mailboxes for which there is room however few there are */
 #define LARGE_PAGE ((uint64_t)2 << 20)
@@ -117,6 +117,7 @@ int cyx_hot_create(const char *run_dir, const cyx_env *env, uint64_t expected, u
     header->route_capacity = routes;
     header->lines_at = lines_at;
     header->line_count = line_count;
+    header->built_at_ns = cyx_boot_ns();
     header->checksum = cyx_hot_header_checksum(header);
     hot->routes = (cyx_hot_route *)((uint8_t *)header + header->routes_at);
     hot->lines.lines = (cyx_lines){(cyx_line *)((uint8_t *)header + lines_at), line_count};
@@ -147,29 +148,38 @@ static uint32_t number_of(cyx_hot_writer *hot, const cyx_hot_route *route)
     return (uint32_t)id;
 }
 
-bool cyx_hot_apply(cyx_hot_writer *hot, const uint8_t *name, size_t len, bool was_there, bool is_there,
-                   const cyx_hot_route *route)
+uint64_t cyx_hot_meet(const cyx_hot_writer *hot, const uint8_t *name, size_t len)
+{
+    uint64_t hash = cyx_name_hash(&hot->header->secret, name, len);
+    cyx_lines_prefetch(&hot->lines.lines, hash);
+    return hash;
+}
+
+bool cyx_hot_apply(cyx_hot_writer *hot, uint64_t met, bool was_there, bool is_there, const cyx_hot_route *route)
 {
     if (!was_there && !is_there)
         return true;
-    uint64_t hash = cyx_name_hash(&hot->header->secret, name, len);
     if (!is_there) {
-        cyx_lines_delete(&hot->lines, hash);
+        cyx_lines_delete(&hot->lines, met);
         return true;
     }
     uint32_t id = number_of(hot, route);
     if (id == CYX_ROUTE_NONE)
         return false;
     if (was_there) {
-        cyx_lines_update(&hot->lines, hash, id);
+        cyx_lines_update(&hot->lines, met, id);
         return true;
     }
-    return cyx_lines_insert(&hot->lines, hash, id);
+    return cyx_lines_insert(&hot->lines, met, id);
 }
 
 void cyx_hot_applied(cyx_hot_writer *hot, uint64_t seq)
 {
-    __atomic_store_n(&hot->header->applied_seq, seq, __ATOMIC_RELEASE);
+    cyx_hot_header *header = hot->header;
+    __atomic_store_n(&header->placed, hot->lines.placed, __ATOMIC_RELAXED);
+    __atomic_store_n(&header->alike, hot->lines.alike, __ATOMIC_RELAXED);
+    __atomic_store_n(&header->homeless, hot->lines.homeless_count, __ATOMIC_RELAXED);
+    __atomic_store_n(&header->applied_seq, seq, __ATOMIC_RELEASE);
 }
 
 int cyx_hot_publish(cyx_hot_writer *hot)

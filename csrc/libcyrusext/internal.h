@@ -163,6 +163,7 @@ void cyx_intern_rollback(cyx_intern *table);
 /* heartbeat.c */
 void cyx_boot_id(uint8_t id_r[16]); /* zeros where it is not known */
 bool cyx_same_boot(const uint8_t id[16]);
+uint64_t cyx_boot_ns(void); /* CLOCK_BOOTTIME; 0 where there is none */
 typedef struct cyx_beat cyx_beat; /* the mapped file */
 typedef struct cyx_heartbeat {
     cyx_beat *map;
@@ -185,8 +186,18 @@ typedef struct cyx_hot {
  * (guard.h) or has the handle's lock may read it. */
 typedef struct cyx_known_route {
     const char *server, *partition; /* server NULL: not met yet; it is written last */
-    uint32_t state, flags;
+    uint32_t state, flags, place;
 } cyx_known_route;
+
+/* place.c: a number for each (server, partition, state, flags) that a handle has told of; texts are told apart by their
+ * addresses.  Numbers are never given again. */
+typedef struct cyx_places {
+    struct cyx_place *slots;
+    size_t slot_count, used;
+    uint32_t last;
+} cyx_places;
+/* 0 when there is no memory for another. */
+uint32_t cyx_place_number(cyx_places *places, const char *server, const char *partition, uint32_t state, uint32_t flags);
 
 typedef struct cyx_table {
     cyx_hot hot;
@@ -205,6 +216,7 @@ struct cyx_reader {
     cyx_env *env;
     MDB_txn *txn; /* reset between calls: renewing costs no system call */
     cyx_intern servers, partitions;
+    cyx_places places;
     cyx_intern *retired; /* strings of stores that were replaced: handed out, so kept */
     size_t retired_count;
     cyx_heartbeat beat;

@@ -91,20 +91,22 @@ unsigned cyx_lines_probe(const cyx_lines *lines, uint64_t hash, uint64_t *home_r
 
 /* The writer. */
 
-static uint64_t *match(cyx_line *line, uint64_t fingerprint)
+/* The first slot that differs from `fingerprint` in its route at most.  Without a branch on which one it is, as in
+ * match_route, so that the writer's changes overlap, too. */
+static inline uint64_t *match(cyx_line *line, uint64_t fingerprint)
 {
-    for (unsigned i = 0; i < CYX_LINE_SLOTS; i++)
-        if (((line->slots[i] ^ fingerprint) & FINGERPRINT_MASK) == 0)
-            return &line->slots[i];
-    return NULL;
+    unsigned found = CYX_LINE_SLOTS;
+    for (unsigned i = CYX_LINE_SLOTS; i-- > 0;)
+        found = (line->slots[i] ^ fingerprint) >> CYX_ROUTE_BITS ? found : i;
+    return found < CYX_LINE_SLOTS ? &line->slots[found] : NULL;
 }
 
 static uint64_t *free_slot(cyx_line *line)
 {
-    for (unsigned i = 0; i < CYX_LINE_SLOTS; i++)
-        if (!line->slots[i])
-            return &line->slots[i];
-    return NULL;
+    unsigned found = CYX_LINE_SLOTS;
+    for (unsigned i = CYX_LINE_SLOTS; i-- > 0;)
+        found = line->slots[i] ? found : i;
+    return found < CYX_LINE_SLOTS ? &line->slots[found] : NULL;
 }
 
 /* The slot that a look-up of this place meets, and in which of its lines. */

@@ -11,9 +11,11 @@
 
 #include "guard.h"
 #include "hot.h"
+#include "writer.h"
 
 #define LOOKUP_BATCH 1024u     /* names per transaction of cyx_lookup_many */
-#define AHEAD 32u              /* names whose lines are fetched before the first is looked at */
+#define PIECE 256u             /* names that are looked up in one go, under one guard */
+#define AHEAD 12u              /* of these, whose lines are under way: a processor fetches some ten side by side */
 #define RETRY_NS 50000000u     /* look for a table at most this often */
 #define ALIVE_NS 100000000u    /* how long the node counts as living once that was seen */
 #define FROM_STORE (-1000)     /* not a code: the table does not tell */
@@ -109,6 +111,7 @@ static void learn(cyx_reader *reader, cyx_table *table, uint32_t id)
     known->partition = partition;
     known->state = route.state;
     known->flags = route.flags;
+    known->place = cyx_place_number(&reader->places, server, partition, route.state, route.flags);
     __atomic_store_n(&known->server, server, __ATOMIC_RELEASE);
 }
 
@@ -158,7 +161,8 @@ static inline int from_route(const cyx_table *table, uint32_t id, const cyx_name
     if (!server)
         return FROM_STORE;
     *location_r = (cyx_location){
-        .server = server, .partition = known->partition, .state = known->state, .flags = known->flags};
+        .server = server, .partition = known->partition, .state = known->state, .flags = known->flags,
+        .place = known->place};
     return CYX_OK;
 }
 
@@ -186,6 +190,9 @@ static int from_store(cyx_reader *reader, const cyx_name *name, cyx_location *lo
         rc = cyx_reader_location(reader, &record, location_r);
     if (rc == CYX_OK && location_r->state == CYX_DELETED)
         rc = CYX_ABSENT;
+    if (rc == CYX_OK)
+        location_r->place = cyx_place_number(&reader->places, location_r->server, location_r->partition,
+                                             location_r->state, location_r->flags);
     if (rc < 0)
         memset(location_r, 0, sizeof *location_r);
     return rc;
@@ -243,6 +250,31 @@ uint64_t cyx_reader_hot_generation(cyx_reader *reader)
     return generation;
 }
 
+int cyx_reader_hot_stat(cyx_reader *reader, cyx_hot_stat *stat_r)
+{
+    memset(stat_r, 0, sizeof *stat_r);
+    int rc = cyx_reader_lock(reader);
+    if (rc)
+        return rc;
+    const cyx_table *table = have_table(reader);
+    if (table) {
+        const cyx_hot_header *header = table->hot.header;
+        *stat_r = (cyx_hot_stat){
+            .generation = header->generation,
+            .bytes = header->size,
+            .slots = header->line_count * CYX_LINE_SLOTS,
+            .placed = __atomic_load_n(&header->placed, __ATOMIC_RELAXED),
+            .alike = __atomic_load_n(&header->alike, __ATOMIC_RELAXED),
+            .homeless = __atomic_load_n(&header->homeless, __ATOMIC_RELAXED),
+            .routes = __atomic_load_n(&header->route_count, __ATOMIC_RELAXED) - 1, /* number 0 is none */
+            .applied_seq = __atomic_load_n(&header->applied_seq, __ATOMIC_RELAXED),
+            .age_ns = cyx_boot_ns() - header->built_at_ns,
+        };
+    }
+    cyx_reader_unlock(reader);
+    return table ? CYX_OK : CYX_ABSENT;
+}
+
 int cyx_lookup(cyx_reader *reader, const char *name, size_t len, cyx_location *location_r)
 {
     const cyx_name wanted = {name, len};
@@ -268,22 +300,30 @@ int cyx_inspect(cyx_reader *reader, const char *name, size_t len, cyx_location *
     return rc;
 }
 
-/* All lines are asked for before the first is looked at: they come side by side.  Returns which names the table did not
- * tell of, a bit each. */
-static uint32_t many_from_table(const cyx_table *table, const cyx_name *names, size_t count, cyx_location *locations_r)
+static inline uint64_t ask_for(const cyx_table *table, const cyx_name *name)
 {
-    uint64_t hashes[AHEAD];
-    uint32_t left = 0;
-    if (!cyx_hot_serves(&table->hot))
-        return UINT32_MAX;
+    uint64_t hash = name->len <= CYX_MAX_NAME ? hash_in(table, name) : 0;
+    cyx_lines_prefetch(&table->hot.lines, hash);
+    return hash;
+}
+
+/* Lines are asked for some names ahead, so that they come side by side, and while others are looked at.  `left_r` has
+ * the numbers of those names that the table did not tell of; returns how many. */
+static size_t many_from_table(const cyx_table *table, const cyx_name *names, size_t count, cyx_location *locations_r,
+                              uint16_t left_r[PIECE])
+{
+    uint64_t hashes[PIECE];
+    size_t left = 0, asked = 0;
+    bool serves = cyx_hot_serves(&table->hot);
+    while (serves && asked < count && asked < AHEAD)
+        hashes[asked] = ask_for(table, &names[asked]), asked++;
     for (size_t i = 0; i < count; i++) {
-        hashes[i] = names[i].len <= CYX_MAX_NAME ? hash_in(table, &names[i]) : 0;
-        cyx_lines_prefetch(&table->hot.lines, hashes[i]);
-    }
-    for (size_t i = 0; i < count; i++)
-        if (names[i].len > CYX_MAX_NAME ||
+        if (serves && asked < count)
+            hashes[asked] = ask_for(table, &names[asked]), asked++;
+        if (!serves || names[i].len > CYX_MAX_NAME ||
             from_route(table, cyx_lines_find(&table->hot.lines, hashes[i]), &names[i], &locations_r[i]) == FROM_STORE)
-            left |= (uint32_t)1 << i;
+            left_r[left++] = (uint16_t)i;
+    }
     return left;
 }
 
@@ -310,12 +350,12 @@ static int many_from_store(cyx_reader *reader, const cyx_name *names, size_t cou
 int cyx_lookup_many(cyx_reader *reader, const cyx_name *names, size_t count, cyx_location *locations_r)
 {
     for (size_t i = 0; i < count;) {
-        size_t step = count - i > AHEAD ? AHEAD : count - i, done = 0;
-        uint32_t left = UINT32_MAX;
+        size_t step = count - i > PIECE ? PIECE : count - i, done = 0, left = 0;
+        uint16_t untold[PIECE];
         cyx_guard *guard = cyx_thread_guard;
         const cyx_table *table = guard ? cyx_guard_hold(guard, &reader->table) : NULL;
         if (table)
-            left = many_from_table(table, names + i, step, locations_r + i);
+            left = many_from_table(table, names + i, step, locations_r + i, untold);
         if (guard)
             cyx_guard_leave(guard);
         if (!table) {
@@ -323,13 +363,14 @@ int cyx_lookup_many(cyx_reader *reader, const cyx_name *names, size_t count, cyx
             int rc = many_from_store(reader, names + i, batch, locations_r + i, &done);
             if (rc)
                 return rc;
-        }
-        if (done) {
             i += done;
-            continue;
+            if (done)
+                continue;
+            for (; left < step; left++) /* there is a table after all, but perhaps no guard for this thread */
+                untold[left] = (uint16_t)left;
         }
-        for (size_t k = 0; k < step; k++) {
-            int rc = left >> k & 1 ? lookup_slowly(reader, &names[i + k], &locations_r[i + k]) : CYX_OK;
+        for (size_t k = 0; k < left; k++) {
+            int rc = lookup_slowly(reader, &names[i + untold[k]], &locations_r[i + untold[k]]);
             if (rc < 0)
                 return rc;
         }

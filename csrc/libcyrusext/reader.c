@@ -124,6 +124,9 @@ static void after_fork(cyx_reader *reader, unsigned generation)
         if (reader->busy) {
             cyx_intern_init(&reader->servers, CYX_TAG_SERVER);
             cyx_intern_init(&reader->partitions, CYX_TAG_PARTITION);
+            reader->places.slots = NULL;
+            reader->places.slot_count = reader->places.used = 0;
+            reader->places.last++; /* the parent may have been about to give one */
             reader->retired = NULL;
             reader->retired_count = 0;
             reader->run_dir = NULL;
@@ -251,6 +254,7 @@ void cyx_close(cyx_reader **reader_ref)
     for (size_t i = 0; i < reader->retired_count; i++)
         cyx_intern_free(&reader->retired[i]);
     free(reader->retired);
+    free(reader->places.slots);
     free(reader->run_dir);
     free(reader->state_dir);
     (void)pthread_mutex_destroy(&reader->lock);
@@ -273,6 +277,7 @@ int cyx_location_in(cyx_reader *reader, MDB_txn *txn, const cyx_packed *record, 
     location_r->changed_at = record->changed_at;
     location_r->flags = record->flags;
     location_r->state = record->state;
+    location_r->place = 0;
     return rc;
 }
 

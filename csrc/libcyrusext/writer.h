@@ -77,6 +77,15 @@ CYX_MUST_CHECK int cyx_reader_copy(cyx_reader *reader, int fd);
 /* stat.c: through a reader */
 CYX_MUST_CHECK int cyx_reader_stat(cyx_reader *reader, cyx_stat *stat_r);
 CYX_MUST_CHECK int cyx_read_stat(cyx_reader *reader, cyx_stat *stat_r); /* inside a transaction */
+
+/* lookup.c: the hot table that answers now.  CYX_ABSENT where it is the store. */
+typedef struct cyx_hot_stat {
+    uint64_t generation, bytes, slots, placed; /* of the file; slots it has, and those in use */
+    uint64_t alike, homeless;                  /* slots and names for which the store is asked */
+    uint64_t routes, applied_seq, age_ns;      /* since it was built */
+} cyx_hot_stat;
+CYX_MUST_CHECK int cyx_reader_hot_stat(cyx_reader *reader, cyx_hot_stat *stat_r);
+
 typedef int (*cyx_server_cb)(void *context, const char *server, uint64_t count);
 CYX_MUST_CHECK int cyx_reader_servers(cyx_reader *reader, cyx_server_cb callback, void *context);
 /* A text of meta, NUL-terminated, to be freed by the caller.  CYX_ABSENT. */

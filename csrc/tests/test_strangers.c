@@ -97,7 +97,7 @@ static void test_structure(const cyx_hot_writer *table, uint64_t routes)
     CHECK(fd >= 0 && table);
     off_t changing = (off_t)offsetof(cyx_hot_header, state), end = (off_t)(sizeof(cyx_hot_header) + routes * sizeof(cyx_hot_route));
     for (off_t at = 0; at < end; at++) {
-        if (at >= changing + 24 && at < (off_t)(sizeof(cyx_hot_header) + sizeof(cyx_hot_route)))
+        if (at >= changing + 40 && at < (off_t)(sizeof(cyx_hot_header) + sizeof(cyx_hot_route)))
             continue; /* the rest of the page, and route 0, which is none */
         uint8_t mask = (uint8_t)(1u << draw(8));
         flip(fd, at, mask);

@@ -169,7 +169,17 @@ static int stat_store(cyx_reader *reader)
                  "\noldest change\t%" PRIu64 "\nbytes used\t%" PRIu64 "\nmap size\t%" PRIu64 "\nfresh\t%s\n",
                  stat.counts.active, stat.counts.reserved, stat.counts.tombstones, stat.seq, stat.oldest_change,
                  stat.bytes_used, stat.map_size, fresh == CYX_OK ? "yes" : "no");
-    rc = cyx_reader_servers(reader, show_server, NULL);
+    cyx_hot_stat hot;
+    rc = cyx_reader_hot_stat(reader, &hot);
+    if (rc == CYX_OK)
+        (void)printf("hot table\t%" PRIu64 "\nhot bytes\t%" PRIu64 "\nhot slots\t%" PRIu64 "\nhot slots used\t%" PRIu64
+                     "\nhot alike\t%" PRIu64 "\nhot seq\t%" PRIu64 "\nhot age\t%" PRIu64 "\n",
+                     hot.generation, hot.bytes, hot.slots, hot.placed, hot.alike + hot.homeless, hot.applied_seq,
+                     hot.age_ns / 1000000000u);
+    else if (rc == CYX_ABSENT)
+        (void)puts("hot table\tnone");
+    if (rc >= 0)
+        rc = cyx_reader_servers(reader, show_server, NULL);
     return rc < 0 ? complain(rc) : 0;
 }
 

@@ -151,6 +151,14 @@ cdef class Reader:
         """Which hot table answers; 0 where it is the store."""
         return cyx_reader_hot_generation(self.opened())
 
+    def hot_stat(self):
+        """Return (generation, bytes, slots, slots in use, alike, homeless, routes, applied seq, age in ns) or None."""
+        cdef cyx_hot_stat numbers
+        if checked(cyx_reader_hot_stat(self.opened(), &numbers), self.errors) == CYX_ABSENT:
+            return None
+        return (numbers.generation, numbers.bytes, numbers.slots, numbers.placed, numbers.alike, numbers.homeless,
+                numbers.routes, numbers.applied_seq, numbers.age_ns)
+
     def get(self, bytes name not None):
         """Return the MailboxRecord, a tombstone too, or None."""
         cdef cyx_reader *handle = self.held()

@@ -16,6 +16,7 @@ cdef extern from "cyrusext.h" nogil:
         int64_t changed_at
         uint32_t flags
         uint32_t state
+        uint32_t place
     ctypedef struct cyx_entry:
         cyx_location location
         const char *name
@@ -129,6 +130,17 @@ cdef extern from "writer.h" nogil:
     int cyx_writer_build_hot(cyx_writer *writer)
     void cyx_writer_cancel_hot(cyx_writer *writer)
     bint cyx_writer_hot_wanted(const cyx_writer *writer)
+    ctypedef struct cyx_hot_stat:
+        uint64_t generation
+        uint64_t bytes
+        uint64_t slots
+        uint64_t placed
+        uint64_t alike
+        uint64_t homeless
+        uint64_t routes
+        uint64_t applied_seq
+        uint64_t age_ns
+    int cyx_reader_hot_stat(cyx_reader *reader, cyx_hot_stat *stat_r)
     uint64_t cyx_writer_seq(const cyx_writer *writer)
     int cyx_writer_check_readers(cyx_writer *writer, int *dead_r)
     void cyx_writer_beat(cyx_writer *writer, bint fresh)

@@ -9,8 +9,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.unicode cimport PyUnicode_Check
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
 
 from cyrusext.index._cyx cimport Reader
 from cyrusext.index._library cimport CYX_MAX_NAME, CYX_OK, cyx_location, cyx_name
@@ -25,18 +26,10 @@ cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 cdef enum:
-    FEW = 256       # places that there is room for at first; a power of two
+    FEW = 256       # places that there is room for at first
     PIECE = 256     # names that `lookup_many` hands over at once
 
 cdef tuple STATES = (None, State.RESERVED, State.ACTIVE, State.DELETED)
-
-cdef struct Place:
-    # The texts belong to the Reader, which never gives the same address to two.
-    const char *server
-    const char *partition
-    uint32_t state, flags
-    PyObject *location  # `Lookups._locations` has it; NULL: nothing stands here
-
 
 cdef inline object pointed(object name, cyx_name *raw):
     """Point `raw` to the bytes of `name`; return what has to be kept meanwhile."""
@@ -82,15 +75,15 @@ cdef class Lookups:
 
     cdef readonly Reader _reader
     cdef dict _locations
-    cdef Place *_places
-    cdef size_t _mask, _met
+    cdef PyObject **_places  # by the library's number; `_locations` has them; NULL: not met yet
+    cdef uint32_t _room
 
     def __cinit__(self):
-        self._places = <Place *>calloc(FEW, sizeof(Place))
+        self._locations = {}
+        self._room = FEW
+        self._places = <PyObject **>calloc(FEW, sizeof(PyObject *))
         if self._places is NULL:
             raise MemoryError
-        self._mask = FEW - 1
-        self._locations = {}
 
     def __dealloc__(self):
         free(self._places)
@@ -98,56 +91,37 @@ cdef class Lookups:
     def __init__(self, bytes state_dir not None, dict errors not None):
         self._reader = Reader(state_dir, errors)
 
-    cdef inline Place *place_of(self, const cyx_location *at) noexcept:
-        """Where this place stands, or would."""
-        cdef uint64_t mixed = <uint64_t><uintptr_t>at.server + 3 * <uint64_t><uintptr_t>at.partition
-        mixed = (mixed + at.state * 8 + at.flags) * <uint64_t>0x9E3779B97F4A7C15
-        cdef size_t i = <size_t>(mixed >> 32) & self._mask
-        cdef Place *place = &self._places[i]
-        while place.location is not NULL and not (place.server == at.server and place.partition == at.partition
-                                                  and place.state == at.state and place.flags == at.flags):
-            i = (i + 1) & self._mask
-            place = &self._places[i]
-        return place
-
     cdef inline object location_of(self, const cyx_location *at):
-        cdef Place *place = self.place_of(at)
-        return <object>place.location if place.location is not NULL else self.meet(at)
+        if at.place < self._room and self._places[at.place] is not NULL:
+            return <object>self._places[at.place]
+        return self.meet(at)
 
     cdef object meet(self, const cyx_location *at):
-        """The Location of a place that was not met yet, or not under these addresses."""
+        """The Location of a place that was not met yet."""
         self._reader.held()  # `at` has texts of its own, and what is made here may let other threads run
         try:
             server, partition = interned(at.server, self._reader.known), interned(at.partition, self._reader.known)
             made = Location(server, partition, STATES[at.state], flags_of(at.flags))
             made = self._locations.setdefault(made, made)
-            self.remember(at, <PyObject *>made)
+            if at.place:  # 0: the library had no memory for a number
+                self.remember(at.place, <PyObject *>made)
             return made
         finally:
             self._reader.drop()
 
-    cdef int remember(self, const cyx_location *at, PyObject *made) except -1:
-        if 2 * self._met >= self._mask:
-            self.grow()
-        cdef Place *place = self.place_of(at)
-        self._met += place.location is NULL
-        place[0] = Place(at.server, at.partition, at.state, at.flags, made)
-        return 0
-
-    cdef int grow(self) except -1:
-        cdef Place *old = self._places
-        cdef size_t count = self._mask + 1, i
-        cdef cyx_location at
-        cdef Place *wider = <Place *>calloc(2 * count, sizeof(Place))
-        if wider is NULL:
-            raise MemoryError
-        self._places, self._mask = wider, 2 * count - 1
-        for i in range(count):
-            if old[i].location is not NULL:
-                at.server, at.partition = old[i].server, old[i].partition
-                at.state, at.flags = old[i].state, old[i].flags
-                self.place_of(&at)[0] = old[i]
-        free(old)
+    cdef int remember(self, uint32_t place, PyObject *made) except -1:
+        cdef uint32_t room = self._room
+        cdef PyObject **wider
+        while room <= place:
+            room *= 2
+        if room != self._room:
+            wider = <PyObject **>calloc(room, sizeof(PyObject *))
+            if wider is NULL:
+                raise MemoryError
+            memcpy(wider, self._places, self._room * sizeof(PyObject *))
+            free(self._places)
+            self._places, self._room = wider, room
+        self._places[place] = made
         return 0
 
     def lookup(self, name):

@@ -75,6 +75,9 @@ class NodeControl:
         "cyrusext_tombstones": "Deletions remembered.",
         "cyrusext_seq": "Sequence of the last change.",
         "cyrusext_store_bytes": "Bytes used by the store.",
+        "cyrusext_hot_generation": "Number of the hot table that answers look-ups; 0 when the store does.",
+        "cyrusext_hot_load": "Part of its slots that is in use.",
+        "cyrusext_hot_collisions": "Its slots and names for which the store is asked.",
         "cyrusext_fresh": "1 when all that is known is applied here.",
         "cyrusext_store_rebuilt": "1 when the store was built from a damaged one and its refill has not ended.",
         "cyrusext_commits_total": "Transactions committed.",
@@ -178,7 +181,7 @@ class NodeControl:
 
     def status(self) -> dict[str, object]:
         """Return what `cyrusext status` shows."""
-        stat = self._store.stat()
+        stat, hot = self._store.stat(), self._store.hot()
         return {
             "node": self._reload.config.node.name,
             "version": self._version,
@@ -195,6 +198,7 @@ class NodeControl:
             "tombstones": stat.tombstones,
             "servers": stat.servers,
             "store_bytes": stat.bytes_used,
+            "hot": hot.shown() if hot else "none: look-ups ask the store",
             "connections": len(self._server),
             "subscribers": len(self._feed),
             "commits": self._writer.commits,
@@ -220,12 +224,15 @@ class NodeControl:
 
     def metrics(self) -> Values:
         """Return the values of `METRICS`."""
-        stat, tally = self._store.stat(), self._server.service.tally
+        stat, hot, tally = self._store.stat(), self._store.hot(), self._server.service.tally
         return {
             "cyrusext_records": {server: float(count) for server, count in stat.servers.items()},
             "cyrusext_tombstones": stat.tombstones,
             "cyrusext_seq": stat.seq,
             "cyrusext_store_bytes": stat.bytes_used,
+            "cyrusext_hot_generation": hot.generation if hot else 0,
+            "cyrusext_hot_load": hot.load if hot else 0.0,
+            "cyrusext_hot_collisions": hot.alike + hot.homeless if hot else 0,
             "cyrusext_fresh": float(self._directory.is_fresh),
             "cyrusext_store_rebuilt": float(bool(self._refills.rebuilt_from)),
             "cyrusext_commits_total": self._writer.commits,

@@ -39,6 +39,46 @@ class StoreStat(NamedTuple):
     servers: dict[str, int]
 
 
+class HotStat(NamedTuple):
+    """The hot table that answers look-ups now, in numbers; `age_s` in seconds since it was built.
+
+    For names in `alike` slots and for `homeless` ones the table asks the store.
+    """
+
+    generation: int
+    bytes: int
+    slots: int
+    used: int
+    alike: int
+    homeless: int
+    routes: int
+    seq: int
+    age_s: float
+
+    @property
+    def load(self) -> float:
+        """The part of the slots that is in use."""
+        return self.used / self.slots
+
+    @property
+    def bytes_per_mailbox(self) -> float:
+        """Memory for each mailbox that is in it; a small table has room for thousands."""
+        return self.bytes / max(1, self.used)
+
+    def shown(self) -> dict[str, float]:
+        """What `cyrusext status` shows of it."""
+        return {
+            "generation": self.generation,
+            "load": self.load,
+            "bytes_per_mailbox": self.bytes_per_mailbox,
+            "collisions": self.alike + self.homeless,
+            "routes": self.routes,
+            "bytes": self.bytes,
+            "seq": self.seq,
+            "age_s": self.age_s,
+        }
+
+
 class Changed(NamedTuple):
     """A piece of the change log: the present records (tombstones too) of the mailboxes that changed.
 
@@ -239,6 +279,11 @@ class Store:
     def hot_wanted(self) -> bool:
         """A hot table should be built: there is none, or it is crowded."""
         return self._writer.hot_wanted
+
+    def hot(self) -> HotStat | None:
+        """The hot table that answers now; None where the store does."""
+        numbers = self._reader.hot_stat()
+        return None if numbers is None else HotStat(*numbers[:-1], numbers[-1] / 1e9)
 
     def build_hot(self) -> None:
         """Build the hot table anew and put it in place; from one thread at a time, commits go on beside it.

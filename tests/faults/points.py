@@ -6,8 +6,8 @@ Rule: this table is all there is.  A run of each operation without a fault shows
 A point is where the node is when the blow falls.  The session's: the client has *connected* and hears nothing, has its
 *greeting*, has sent *half the login*, *the login* without an answer, the *login granted* is on its way, it says LOGOUT.
 A command's, as ``ACTIVATE sent``: *sent* and not there yet; the steps of the commit by their names in libcyrusext
-(``put-start``: received; ``commit-before``: nothing is on disk yet; ``commit-after``: committed, and readers see it not yet); *answered* and the
-answer not there yet.
+(``put-start``: received; ``commit-before``: nothing is on disk yet; ``commit-after``: committed, and the hot table does
+not have it yet; ``hot-applied-one``: a part of it is there); *answered* and the answer not there yet.
 """
 
 from __future__ import annotations

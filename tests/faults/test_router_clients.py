@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import socket
 import struct
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cyrusext.runtime.config_schema import Timeouts
+from tests.faults.soak import rss_kib
 from tests.harness.lmtp_peer import RouterUnderTest, ScriptedBackend, play, wait_until
 from tests.harness.router_daemon import daemon
 
@@ -25,8 +27,10 @@ DIALOGUE = (
     + BODY
     + b".\r\nRSET\r\nMAIL FROM:<>\r\nRCPT TO:<u0@example.org>\r\nQUIT\r\n"
 )
-WHOLE = DIALOGUE.index(BODY) + len(BODY) + len(b".\r\n")
-"""So many octets of the dialogue are a message."""
+ASKED = DIALOGUE.index(BODY)
+"""So many octets of the dialogue are to be answered with 354."""
+WHOLE = ASKED + len(BODY) + len(b".\r\n")
+"""So many are a message."""
 LONG = bool(os.environ.get("CYREXT_LONG"))
 IDLE = 10_000 if LONG else 2000
 IDLE_KIB = 12.0
@@ -43,9 +47,17 @@ def test_cut_at_each_octet_of_a_dialogue(how: str) -> None:
             frontend = router.frontend
             a, b = router.backends["a"], router.backends["b"]
             for length in range(len(DIALOGUE) + 1):
-                had = len(a.messages)
+                had, received = len(a.messages), a.received
                 reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
-                writer.write(DIALOGUE[:length])
+                writer.write(DIALOGUE[: min(length, ASKED)])
+                if length > ASKED:
+                    # The cut falls into the body only if what was sent of it is at the backend.
+                    while not (await asyncio.wait_for(reader.readline(), 10)).startswith(b"354 "):
+                        pass
+                    writer.write(DIALOGUE[ASKED:length])
+                    sure = re.sub(rb"(\A|\r\n)\.\r?\Z", rb"\1", DIALOGUE[ASKED : min(length, WHOLE)])
+                    wanted = received + len(sure)
+                    await wait_until(lambda wanted=wanted: a.received >= wanted, f"{len(sure)} octets are there")  # type: ignore[misc]
                 await writer.drain()
                 if how == "reset":
                     sock: socket.socket = writer.get_extra_info("socket")
@@ -131,8 +143,3 @@ def test_idle_connections_cost_little_and_hold_nobody_up(tmp_path: Path) -> None
         play(test)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def rss_kib(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))

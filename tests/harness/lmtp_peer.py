@@ -102,6 +102,8 @@ class ScriptedBackend:
         self.messages: list[Message] = []
         self.partial: list[bytes] = []
         """Bodies that ended without their end of data."""
+        self.received = 0
+        """Octets of bodies, whole or not."""
         self.connections = 0
         self.live = 0
         self.commands: list[bytes] = []
@@ -241,6 +243,7 @@ class ScriptedBackend:
                 if not chunk:
                     raise ConnectionResetError
                 body += chunk
+                self.received += len(chunk)
                 if self.script.drop_after == "body":
                     raise ConnectionResetError
         except (ConnectionError, asyncio.CancelledError):
