@@ -7,6 +7,7 @@ PYTHON := .venv/bin/python
 STAMP := build/stamp
 RELEASES := bookworm trixie
 DEMO_FLAGS ?=
+SOAK_FLAGS ?=
 BENCH ?= $(sort $(wildcard benchmarks/*.py))
 export DEBIAN_FRONTEND := noninteractive
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -16,7 +17,7 @@ export PIP_ROOT_USER_ACTION := ignore
 EXTENSION_SOURCES := setup.py $(wildcard cyrusext/*/*.pyx cyrusext/*/*.pxd lmtp_router/*/*.pyx lmtp_router/*/*.pxd \
 	cyrusext/net/_sasl_build.py csrc/include/*.h csrc/libcyrusext/*.c csrc/libcyrusext/*.h)
 
-.PHONY: build tools library roots demo test nightly bench clean
+.PHONY: build tools library roots demo test nightly soak bench clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -72,6 +73,11 @@ nightly: roots
 	@$(PYTHON) -m fuzz.finds --cases 200000
 	@$(MAKE) --no-print-directory -s -C csrc OUT=$(CURDIR)/build tsan valgrind
 	@$(MAKE) --no-print-directory -s -C csrc OUT=$(CURDIR)/build FUZZ_SECONDS=1800 fuzz
+
+# The router for a quarter of an hour at half load while its backends are killed; the figures are printed at the end.
+# SOAK_FLAGS="--seconds 3600 --seed 7" for another one.
+soak: build
+	@$(PYTHON) -m tests.faults.soak $(SOAK_FLAGS)
 
 # Each script measures one section of benchmarks/RESULTS.md, its peer beside it, and fails when the peer did not run; the
 # others go on.  BENCH="benchmarks/find.py benchmarks/create.py" runs only these.

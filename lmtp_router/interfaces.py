@@ -10,6 +10,7 @@ import enum
 from typing import Protocol
 
 from lmtp_router.body import Body
+from lmtp_router.protocol.identity import Origin
 from lmtp_router.protocol.types import Mail, Reply, Sent
 from lmtp_router.recipient import Recipient
 from lmtp_router.routing import Route
@@ -69,6 +70,10 @@ class LinkUser(Protocol):
     @property
     def phase(self) -> Phase: ...
 
+    @property
+    def origin(self) -> Origin:
+        """Who sends."""
+
     def connected(self, link: Link) -> None:
         """A link is there."""
 
@@ -104,6 +109,10 @@ class Owner(Protocol):
 
     @property
     def body(self) -> Body: ...
+
+    @property
+    def origin(self) -> Origin:
+        """Who sends."""
 
     def recipient_answered(self, recipient: Recipient, answer: Reply) -> None:
         """The reply to RCPT."""
@@ -142,6 +151,10 @@ class Deadlines(Protocol):
 
 class Client(Protocol):
     """The session, as its transaction sees it."""
+
+    @property
+    def origin(self) -> Origin:
+        """Who sends."""
 
     def data_decided(self, accepted: bool) -> None:
         """Every RCPT has its reply: 354 if `accepted`, else nobody takes the message."""

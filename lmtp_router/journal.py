@@ -56,6 +56,7 @@ class Journal:
             "session": session,
             **self._disclosure.fields(mail_from, recipient.rcpt.path),
             "backend": recipient.server,
+            **({"left_out": recipient.left_out.strip()} if recipient.left_out else {}),
             "size": size,
             "reply": self._disclosure.reply(final),
             "took_ms": round((at - recipient.started) * 1000, 1),

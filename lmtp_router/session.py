@@ -10,14 +10,21 @@ import asyncio
 from typing import Protocol, cast
 
 from cyrusext.runtime import logging
-from lmtp_router.journal import Done, Journal
-from lmtp_router.protocol.connection import ServerConnection
+from lmtp_router.channel import OK, Channel, Reception
+from lmtp_router.doors import OPEN, Door
+from lmtp_router.journal import Done
+from lmtp_router.protocol.hops import Hops
+from lmtp_router.protocol.proxy import Endpoint
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import (
+    Bdat,
     BodyData,
     BodyEnd,
     BodySpoiled,
+    ChunkEnd,
     Data,
+    Ehlo,
+    Helo,
     Lhlo,
     Mail,
     NeedData,
@@ -28,12 +35,15 @@ from lmtp_router.protocol.types import (
     Reply,
     Rset,
     ServerEvent,
+    Starttls,
+    Verdict,
     Vrfy,
+    Xclient,
+    Xforward,
     reply,
 )
 from lmtp_router.recipient import Recipient
 from lmtp_router.results import Replies
-from lmtp_router.settings import Settings
 from lmtp_router.transaction import Transaction
 
 MAX_BUFFERED = 64 << 10
@@ -43,7 +53,6 @@ MAX_OWED = 1000
 LINGER_S = 2.0
 """How long a client is listened to, unheard, after the reply that ends its connection."""
 
-OK = reply(250, "2.0.0 OK")
 SENDER_OK = reply(250, "2.1.0 OK")
 GO_AHEAD = reply(354, "End data with <CR><LF>.<CR><LF>")
 NOBODY = reply(554, "5.5.1 No valid recipients")
@@ -56,23 +65,21 @@ CROWDED = reply(421, "4.3.2 Too many connections, try again later")
 STRANGER = reply(421, "4.7.1 This server does not know you")
 """Not a 5xx: a network that is missing in the configuration must not bounce mail."""
 
+_SENDING = frozenset({ServerState.BODY, ServerState.CHUNK, ServerState.CHUNKS})
+"""States in which backends wait for more of a message."""
+
 log = logging.get()
 
 
-class Host(Protocol):
+class Host(Reception, Protocol):
     """What a session asks of the frontend that it belongs to."""
-
-    @property
-    def settings(self) -> Settings: ...
 
     @property
     def draining(self) -> bool: ...
 
     @property
-    def journal(self) -> Journal: ...
-
-    @property
-    def greeting(self) -> bytes: ...
+    def shared_extensions(self) -> frozenset[bytes]:
+        """What all backends can do that a client may ask for."""
 
     def admit(self, session: Session) -> bool:
         """Take the session up; False when there are too many."""
@@ -80,29 +87,19 @@ class Host(Protocol):
     def forget(self, session: Session, transaction: Transaction | None) -> None:
         """The session is gone; a backend may still have to answer for its transaction."""
 
-    def next_id(self) -> str: ...
-
-    def now(self) -> float: ...
-
     def transaction(self, mail: Mail, client: Session, replies: Replies) -> Transaction:
         """Begin a transaction."""
 
 
-class Session(asyncio.Protocol):
-    """One client."""
+class Session(Channel):
+    """One client, who came in by `door`."""
 
-    def __init__(self, frontend: Host) -> None:
+    def __init__(self, frontend: Host, door: Door = OPEN, source: Endpoint | None = None) -> None:
+        super().__init__(frontend, door, source)
         self._frontend = frontend
-        self._settings = frontend.settings
-        self._connection = ServerConnection(
-            self._settings.limits, replace_bare_newlines=self._settings.replace_bare_newlines
-        )
-        self._replies = Replies()
         self._transaction: Transaction | None = None
-        self._held: Rset | Lhlo | Quit | None = None
-        self._transport: asyncio.Transport | None = None
-        self._id = ""
-        self._closing = False
+        self._held: Rset | Lhlo | Ehlo | Helo | Quit | Starttls | Xclient | Xforward | None = None
+        self._hops = Hops(self._settings.max_hops) if self._settings.max_hops else None
         self._polite = False
         self._linger_until = 0.0
         self._advancing = False
@@ -119,15 +116,24 @@ class Session(asyncio.Protocol):
         self._id = self._frontend.next_id()
         self._heard = self._frontend.now()
         peer = transport.get_extra_info("peername")
-        known = self._settings.admits(peer)
+        known = self._admit(peer)
         if not known or not self._frontend.admit(self):
-            self._frontend.journal.refused("crowded" if known else "not trusted")
-            log.warning("lmtp.refused", session=self._id, peer=peer, reason="crowded" if known else "not trusted")
+            reason = "crowded" if known else "not trusted"
+            self._frontend.journal.refused(reason)
+            log.warning("lmtp.refused", session=self._id, peer=self._source or peer, reason=reason)
             self._transport.write((CROWDED if known else STRANGER).raw)
             self._transport.close()
             self._transport = None
             return
-        self._transport.write(self._frontend.greeting)
+        if self._source is not None:
+            log.info("lmtp.client", session=self._id, address=self._source.address, port=self._source.port)
+        self._transport.write(self._greeting)
+
+    def _tls_began(self) -> None:
+        self._heard = self._frontend.now()
+        self._reading = True
+        self._connection.secured()
+        self._advance()
 
     def data_received(self, data: bytes) -> None:
         if self._linger_until:
@@ -145,7 +151,7 @@ class Session(asyncio.Protocol):
         self._advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self._transport = self._securing = None
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             transaction.cancel()
@@ -155,18 +161,28 @@ class Session(asyncio.Protocol):
     # What the transaction tells.
 
     def data_decided(self, accepted: bool) -> None:
+        chunked = self._connection.state is ServerState.CHUNK_ASKED
         if accepted:
+            self._begin_message()
             self._connection.accept_data()
-            self._replies.add(GO_AHEAD.raw)
+            if not chunked:
+                self._replies.add(GO_AHEAD.raw)
             return
         self._transaction = None
         self._note()
+        self._forget_forwarded()
         self._replies.add(NOBODY.raw)
-        if self._connection.buffered:
+        if self._connection.buffered and not chunked:
             # Pipelined text of a refused message must never be read as commands.
             self._replies.add(EARLY.raw)
             self._closing = True
         self._connection.refuse_data()
+
+    def _begin_message(self) -> None:
+        if self._hops is not None:
+            self._hops.begin()
+        if self._settings.received and self._transaction is not None:
+            self._transaction.feed(self._received(self._transaction.mail))
 
     def transaction_moved(self) -> None:
         """Taken up by the `flush` that follows."""
@@ -222,6 +238,10 @@ class Session(asyncio.Protocol):
             self._transport.close()
             return
         self._linger_until = self._frontend.now() + LINGER_S
+        if not self._transport.can_write_eof():
+            # TLS, whose end both sides agree on: it takes what still comes.
+            self._transport.close()
+            return
         self._transport.write_eof()
         if not self._reading:
             self._reading = True
@@ -233,6 +253,7 @@ class Session(asyncio.Protocol):
         if transaction is not None and transaction.over:
             self._transaction = None
             self._note()
+            self._forget_forwarded()
             self._connection.replied()
         if self._frontend.draining and self._transaction is None:
             self._close(STOPPING)
@@ -256,6 +277,9 @@ class Session(asyncio.Protocol):
         match event:
             case BodyData():
                 assert transaction is not None
+                hops = self._hops
+                if hops is not None and hops.active and hops.feed(event.chunk):
+                    transaction.spoil(Verdict.LOOP)
                 transaction.feed(event.chunk)
             case BodyEnd():
                 assert transaction is not None
@@ -270,9 +294,11 @@ class Session(asyncio.Protocol):
                 self._mail_from = event.path
                 self._transaction = self._frontend.transaction(event, self, self._replies)
                 self._replies.add(SENDER_OK.raw, patient=True)
-            case Data():
+            case Data() | Bdat():
                 assert transaction is not None
                 transaction.data()
+            case ChunkEnd():
+                self._replies.add(reply(250, f"2.0.0 {event.size} octets received").raw)
             case Refused():
                 self._replies.add(event.reply.raw)
                 self._closing = self._closing or event.close
@@ -280,19 +306,28 @@ class Session(asyncio.Protocol):
                 self._replies.add(OK.raw)
             case Vrfy():
                 self._replies.add(CANNOT_VRFY.raw)
-            case Lhlo() | Rset() | Quit():
+            case Lhlo() | Ehlo() | Helo() | Rset() | Quit() | Starttls() | Xclient() | Xforward():
                 self._held = event
 
-    def _obey(self, command: Lhlo | Rset | Quit) -> None:
+    def _obey(self, command: Lhlo | Ehlo | Helo | Rset | Quit | Starttls | Xclient | Xforward) -> None:
         """A command that ends the transaction, if there is one."""
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             transaction.cancel()
         self._note()
-        if isinstance(command, Lhlo):
-            self._replies.add(self._connection.extensions(self._settings.hostname).raw)
+        if isinstance(command, Lhlo | Ehlo | Helo):
+            self._helo, self._extended, self._origin = command.domain, not isinstance(command, Helo), None
+            hello = self._connection.hello(command, self._settings.hostname, self._frontend.shared_extensions)
+            self._replies.add(hello.raw)
         elif isinstance(command, Rset):
+            self._forget_forwarded()
             self._replies.add(OK.raw)
+        elif isinstance(command, Starttls):
+            self._obey_starttls()
+        elif isinstance(command, Xclient):
+            self._obey_xclient(command)
+        elif isinstance(command, Xforward):
+            self._obey_xforward(command)
         else:
             self._polite = True
             self._close(BYE)
@@ -321,11 +356,6 @@ class Session(asyncio.Protocol):
         """End as soon as no transaction is open."""
         self._advance()
 
-    def abort(self) -> None:
-        """End now."""
-        if self._transport is not None:
-            self._transport.abort()
-
     def expire(self, now: float) -> None:
         """Look after the deadlines: the transaction's, and the client's silence."""
         transaction = self._transaction
@@ -341,7 +371,7 @@ class Session(asyncio.Protocol):
         if self._unread:
             if silent_s > self._settings.deadlines.data:
                 self.abort()
-        elif self._connection.state is ServerState.BODY:
+        elif self._connection.state in _SENDING:
             if self._reading and silent_s > self._settings.deadlines.data:
                 self._hang_up()
         elif not self._replies.owed and silent_s > self._settings.idle_s:

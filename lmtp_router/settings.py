@@ -5,15 +5,38 @@ Rule: everything that can be wrong with it is a ConfigError of the parent, befor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cyrusext.errors import ConfigError
 from cyrusext.runtime.config import Config
 from lmtp_router.interfaces import Deadlines
 from lmtp_router.privacy import Disclosure
 from lmtp_router.protocol.connection import Limits
+from lmtp_router.protocol.handshake import Tls
+
+if TYPE_CHECKING:
+    # Loaded only where there is TLS.
+    from cyrusext.net.tls import ClientTls, ServerTls
+
+
+UNIX = "unix"
+"""In `[lmtp] trusted`: clients by a UNIX socket."""
+
+
+class BackendTls(NamedTuple):
+    """How connections to backends are encrypted.
+
+    ``external``: `tls` has a certificate that says who we are.  ``name_of`` gives the name that the certificate of a
+    server must have.
+    """
+
+    mode: Tls
+    tls: ClientTls
+    external: bool
+    name_of: Callable[[str], str]
 
 
 class Settings(NamedTuple):
@@ -28,12 +51,30 @@ class Settings(NamedTuple):
     credentials: tuple[str, str] | None
     disclosure: Disclosure
     trusted: tuple[IPv4Network | IPv6Network, ...] = ()
-    """Networks that may deliver, besides this machine itself."""
+    """Networks that may deliver, besides this machine itself, and whose word on others is believed."""
+    trusts_unix: bool = False
+    """So is that of clients by a UNIX socket."""
+    tls: ServerTls | None = None
+    """For clients; None: none is offered."""
+    max_hops: int = 0
+    """Received fields that a message may have; 0: nobody counts."""
+    received: bool = False
+    """Write one before each message."""
+    backend_tls: BackendTls | None = None
+    """None: in the clear."""
 
     def admits(self, peer: object) -> bool:
         """True if the client at `peer` (a socket address, empty for a UNIX socket) may deliver."""
         if not isinstance(peer, tuple) or peer[0].startswith("127.") or peer[0] == "::1":
             return True
+        return self.believes(peer)
+
+    def believes(self, peer: object) -> bool:
+        """True if what the client at `peer` says of others, and of who comes through it, is believed."""
+        if not isinstance(peer, tuple):
+            return self.trusts_unix
+        if not self.trusted:
+            return False
         address = ip_address(peer[0].partition("%")[0])
         return any(address in network for network in self.trusted)
 
@@ -53,8 +94,34 @@ def settings_of(config: Config) -> Settings:
         idle_s=lmtp.timeouts.idle,
         credentials=_credentials(config),
         disclosure=Disclosure(config.log.recipients),
-        trusted=tuple(ip_network(text, strict=False) for text in lmtp.trusted),
+        tls=_tls(config),
+        max_hops=lmtp.max_hops,
+        received=lmtp.received,
+        backend_tls=_backend_tls(config),
+        trusted=tuple(ip_network(text, strict=False) for text in lmtp.trusted if text != UNIX),
+        trusts_unix=UNIX in lmtp.trusted,
     )
+
+
+def _tls(config: Config) -> ServerTls | None:
+    lmtp = config.lmtp
+    if not lmtp.tls_cert:
+        return None
+    from cyrusext.net.tls import ServerTls
+
+    return ServerTls(lmtp.tls_cert, lmtp.tls_key)
+
+
+def _backend_tls(config: Config) -> BackendTls | None:
+    lmtp = config.lmtp
+    if lmtp.backend_tls == "off":
+        return None
+    from cyrusext.net.tls import ClientTls
+
+    verify = lmtp.backend_tls == "verify"
+    tls = ClientTls(lmtp.backend_tls_ca, lmtp.backend_tls_cert, lmtp.backend_tls_key, verify=verify)
+    mode = Tls.VERIFY if verify else Tls.MAY
+    return BackendTls(mode, tls, external=bool(lmtp.backend_tls_cert), name_of=config.backends.certificate_name)
 
 
 def _credentials(config: Config) -> tuple[str, str] | None:

@@ -213,7 +213,15 @@ def _values(section: Section) -> list[str]:
     if isinstance(section, LookupSection):
         faults += [f"kick_sockets: {fault}" for text in section.kick_sockets if (fault := _path_fault(text))]
     if isinstance(section, LmtpSection):
-        faults += [f"trusted: {fault}" for text in section.trusted if (fault := _network_fault(text))]
+        listened = (*section.listen, *section.smtp_listen)
+        faults += [
+            f"{key}: expected addresses of listen or smtp_listen, got {text!r}"
+            for key in ("implicit_tls", "proxy_protocol")
+            for text in getattr(section, key)
+            if text not in listened
+        ]
+        networks = [text for text in section.trusted if text != "unix"]
+        faults += [f"trusted: {fault}" for text in networks if (fault := _network_fault(text))]
         faults += _size_faults(section)
     return faults
 

@@ -213,6 +213,13 @@ class BackendSection(Section, frozen=True):
     state: Annotated[
         Literal["up", "drain", "down"], Meta(description='"drain": no new users; "down": do not connect.')
     ] = "up"
+    tls_name: Annotated[
+        str,
+        Meta(
+            description="Name that its certificate must have; empty: `host`, or where that is an address and NAME is"
+            " none, NAME."
+        ),
+    ] = ""
     tags: tuple[str, ...] = ()
 
 
@@ -256,20 +263,65 @@ class LmtpSection(Section, frozen=True):
     """The LMTP router."""
 
     listen: Annotated[tuple[str, ...], Meta(description="Where to take LMTP.")] = ("127.0.0.1:2024",)
-    smtp_listen: Annotated[tuple[str, ...], Meta(description="Where to take SMTP.")] = ()
+    smtp_listen: Annotated[
+        tuple[str, ...], Meta(description="Where to take SMTP: one recipient for each message, or PRDR.")
+    ] = ()
+    implicit_tls: Annotated[
+        tuple[str, ...],
+        Meta(description="Those of these addresses where TLS begins at once, without STARTTLS; needs `tls_cert`."),
+    ] = ()
+    proxy_protocol: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Those of these addresses where a balancer says first who comes (PROXY protocol 1 or 2):"
+            " only networks in `trusted` may connect there, and who sends no header is cut off. Who may deliver is"
+            " judged by the address in the header."
+        ),
+    ] = ()
     workers: Annotated[int, Meta(ge=0, le=1024, description="Worker processes; 0: one per core.")] = 0
     body_buffer: Annotated[str, Meta(description="Memory for the body of one transaction.")] = "1MiB"
     max_size: Annotated[str, Meta(description="Largest message, announced as SIZE.")] = "50MiB"
     bare_newline: Annotated[
         Literal["reject", "replace"], Meta(description="What to do with a bare LF or CR in a body; never passed on.")
     ] = "reject"
+    max_hops: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10_000,
+            description="A message with more Received fields than this is refused as a loop; 0: nobody counts.",
+        ),
+    ] = 50
+    received: Annotated[
+        bool, Meta(description="Write a Received field before each message; else it passes as it came, to the octet.")
+    ] = False
     trusted: Annotated[
-        tuple[str, ...], Meta(description="Networks whose XCLIENT, XFORWARD and PROXY are believed.")
+        tuple[str, ...],
+        Meta(
+            description="Networks that may deliver, besides this machine, and whose XCLIENT, XFORWARD and PROXY are"
+            ' believed; "unix": who comes by a UNIX socket is believed too.'
+        ),
     ] = ()
     backend_user: Annotated[str, Meta(description="User of the AUTH to backends; empty: no AUTH.")] = ""
     backend_password_file: Annotated[str, Meta(description="File with its password.")] = ""
-    tls_cert: Annotated[str, Meta(description="Certificate chain (PEM) for STARTTLS.")] = ""
-    tls_key: Annotated[str, Meta(description="Its key (PEM).")] = ""
+    backend_tls: Annotated[
+        Literal["off", "may", "verify"],
+        Meta(
+            description='STARTTLS to backends. "may": where offered, and nothing is verified; "verify": always, with a'
+            " certificate for the name of the backend, and no mail without it."
+        ),
+    ] = "off"
+    backend_tls_ca: Annotated[
+        str, Meta(description="CA of the backends' certificates (PEM); empty: those that this machine believes.")
+    ] = ""
+    backend_tls_cert: Annotated[
+        str, Meta(description="Our certificate (PEM) for backends that ask for one, and for AUTH EXTERNAL there.")
+    ] = ""
+    backend_tls_key: Annotated[str, Meta(description="Its key (PEM); empty: the key is in `backend_tls_cert`.")] = ""
+    tls_cert: Annotated[
+        str, Meta(description="Certificate chain (PEM) for STARTTLS and `implicit_tls`; empty: no TLS.")
+    ] = ""
+    tls_key: Annotated[str, Meta(description="Its key (PEM); empty: the key is in `tls_cert`.")] = ""
     timeouts: Annotated[
         Timeouts,
         Meta(description="Deadlines in seconds; connect, greeting and envelope per step, idle between transactions."),

@@ -1,0 +1,212 @@
+"""The connection of a client below its session: its transport, TLS on it, and who is at its other end.
+
+Rule: what a client said in the clear counts for nothing under TLS (RFC 3207 section 4.2), and what was sent behind
+STARTTLS before its reply ends the connection: it could be somebody else's.  What it says of others is believed only
+from networks in `trusted`, and changes what is told and logged, never what is permitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+from cyrusext.runtime import logging
+from lmtp_router.doors import Door
+from lmtp_router.journal import Journal
+from lmtp_router.protocol.connection import ServerConnection
+from lmtp_router.protocol.identity import XCLIENT, XFORWARD, Origin, iter_known
+from lmtp_router.protocol.parameters import SMTPUTF8
+from lmtp_router.protocol.proxy import Endpoint, plain
+from lmtp_router.protocol.received import build_received, with_protocol
+from lmtp_router.protocol.types import Mail, Xclient, Xforward, reply
+from lmtp_router.results import Replies
+from lmtp_router.settings import Settings
+
+CLOSE_S = 2.0
+"""How long a client may take to say good-bye under TLS."""
+
+NOTHING_CLAIMED: Mapping[str, str] = MappingProxyType({})
+_XCLIENT, _XFORWARD = f"XCLIENT {' '.join(XCLIENT)}", f"XFORWARD {' '.join(XFORWARD)}"
+
+OK = reply(250, "2.0.0 OK")
+BEGIN_TLS = reply(220, "2.0.0 Ready to start TLS")
+PIPELINED = reply(501, "5.5.4 Nothing may follow STARTTLS before its reply, closing connection")
+
+log = logging.get()
+
+
+class Reception(Protocol):
+    """What a channel asks of the frontend that it belongs to."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def journal(self) -> Journal: ...
+
+    @property
+    def greeting(self) -> bytes: ...
+
+    @property
+    def smtp_greeting(self) -> bytes: ...
+
+    def next_id(self) -> str: ...
+
+    def now(self) -> float: ...
+
+    def date(self) -> bytes:
+        """The date and time of now, as a message has it, with CRLF."""
+
+    def run(self, work: Coroutine[object, object, None]) -> None:
+        """Run what has to wait, until it is done or the frontend stops."""
+
+
+class Channel(asyncio.Protocol):
+    """The lower half of a session."""
+
+    def __init__(self, reception: Reception, door: Door, source: Endpoint | None = None) -> None:
+        """`source` is where the client is, if a balancer said so."""
+        self._reception = reception
+        self._settings = settings = reception.settings
+        self._door = door
+        self._connection = ServerConnection(
+            settings.limits, replace_bare_newlines=settings.replace_bare_newlines, smtp=door.smtp
+        )
+        self._replies = Replies()
+        self._transport: asyncio.Transport | None = None
+        """None before and after the connection, and while TLS begins."""
+        self._securing: asyncio.Transport | None = None
+        """The transport on which TLS begins."""
+        self._secure = door.tls
+        """What comes, comes under TLS."""
+        self._id = ""
+        self._closing = False
+        self._source = source
+        self._believed = False
+        """Its word on others counts."""
+        self._helo = b""
+        self._extended = True
+        """It did not say HELO."""
+        self._origin: Origin | None = None
+        self._claimed: Mapping[str, str] = NOTHING_CLAIMED
+        """By XCLIENT: of the session."""
+        self._forwarded: Mapping[str, str] = NOTHING_CLAIMED
+        """By XFORWARD: of the next transaction."""
+        if settings.tls is not None:
+            self._offer()
+
+    @property
+    def _greeting(self) -> bytes:
+        return self._reception.smtp_greeting if self._door.smtp else self._reception.greeting
+
+    def _offer(self) -> None:
+        """Say in the reply to LHLO what this client may use now."""
+        offers = ["STARTTLS"] if self._settings.tls is not None and not self._secure else []
+        if self._believed:
+            offers += [_XCLIENT, _XFORWARD]
+        self._connection.offers = tuple(offers)
+
+    def _admit(self, peer: object) -> bool:
+        """True if the client at the other end may deliver; says what it may use."""
+        settings = self._settings
+        if self._source is not None:
+            # Its loopback is not ours: only networks count.
+            admitted = self._believed = settings.believes(self._source)
+        else:
+            admitted = settings.admits(peer)
+            self._believed = admitted and settings.believes(peer)
+        if self._believed:
+            self._offer()
+        return admitted
+
+    @property
+    def origin(self) -> Origin:
+        """Who sends, as far as it is known: the client, or whom it speaks for."""
+        if self._origin is None:
+            self._origin = self._peer_origin().claimed(self._claimed).claimed(self._forwarded)
+        return self._origin
+
+    def _peer_origin(self) -> Origin:
+        transport = self._transport or self._securing
+        peer = self._source or (transport.get_extra_info("peername") if transport is not None else None)
+        address, port = (plain(peer[0]), peer[1]) if peer else ("", 0)
+        return Origin(
+            address=address,
+            port=port,
+            protocol=("ESMTP" if self._extended else "SMTP") if self._door.smtp else "LMTP",
+            helo=self._helo.decode("utf-8", "backslashreplace"),
+            ident=self._id,
+        )
+
+    def _obey_xclient(self, command: Xclient) -> None:
+        """Begin anew, with the client that the peer speaks for."""
+        self._claimed = {**self._claimed, **command.attributes}
+        self._forwarded, self._helo, self._origin = NOTHING_CLAIMED, b"", None
+        log.info("lmtp.client", session=self._id, **dict(iter_known(self.origin)))
+        self._replies.add(self._greeting)
+
+    def _obey_xforward(self, command: Xforward) -> None:
+        self._forwarded = {**self._forwarded, **command.attributes}
+        self._origin = None
+        self._replies.add(OK.raw)
+
+    def _received(self, mail: Mail) -> bytes:
+        """The Received field of a message, with its date."""
+        protocol = with_protocol(
+            smtp=self._door.smtp,
+            extended=self._extended,
+            utf8=SMTPUTF8 in mail.needs,
+            secure=self._secure,
+            login=bool(self.origin.login),
+        )
+        return build_received(self.origin, self._settings.hostname, protocol, self._id) + self._reception.date()
+
+    def _forget_forwarded(self) -> None:
+        """The transaction is over: the next one has its own XFORWARD."""
+        if self._forwarded:
+            self._forwarded, self._origin = NOTHING_CLAIMED, None
+
+    def _obey_starttls(self) -> None:
+        """STARTTLS, when all replies before its own are known."""
+        assert self._transport is not None
+        if self._connection.buffered:
+            self._replies.add(PIPELINED.raw)
+            self._closing = True
+            return
+        self._replies.add(BEGIN_TLS.raw)
+        self._transport.write(self._replies.ready())
+        transport, self._transport = self._transport, None
+        # At once: an octet that was read in the clear would be missing in the handshake.
+        transport.pause_reading()
+        self._securing = transport
+        self._reception.run(self._wait_for_tls(transport))
+
+    async def _wait_for_tls(self, transport: asyncio.Transport) -> None:
+        assert self._settings.tls is not None
+        peer = transport.get_extra_info("peername")
+        try:
+            secured = await self._settings.tls.begin(transport, self, self._settings.deadlines.greeting, CLOSE_S)
+        except ConnectionError as error:
+            log.info("lmtp.tls_failed", session=self._id, peer=peer, reason=error)
+            if self._securing is not None:
+                self.connection_lost(error)
+            return
+        if self._securing is None:
+            secured.transport.abort()
+            return
+        self._securing, self._transport, self._secure = None, secured.transport, True
+        self._offer()
+        log.debug("lmtp.tls", session=self._id, peer=peer, cipher=secured.cipher)
+        self._tls_began()
+
+    def _tls_began(self) -> None:
+        """TLS is there: the client begins anew."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """End now."""
+        transport = self._transport or self._securing
+        if transport is not None:
+            transport.abort()
