@@ -128,6 +128,7 @@ def extensions() -> list[Extension]:
             ),
             Extension("cyrusext.wire._framer", ["cyrusext/wire/_framer.pyx"], extra_compile_args=CFLAGS),
             Extension("lmtp_router.protocol._scan", ["lmtp_router/protocol/_scan.pyx"], extra_compile_args=CFLAGS),
+            Extension("lmtp_router.protocol._stuff", ["lmtp_router/protocol/_stuff.pyx"], extra_compile_args=CFLAGS),
         ],
         language_level=3,
         build_dir="build/cython",

@@ -17,9 +17,11 @@ from lmtp_router.protocol.hops import Hops
 from lmtp_router.protocol.proxy import Endpoint
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import (
+    Bdat,
     BodyData,
     BodyEnd,
     BodySpoiled,
+    ChunkEnd,
     Data,
     Ehlo,
     Helo,
@@ -62,6 +64,9 @@ SILENT = reply(421, "4.4.2 Timeout, closing connection")
 CROWDED = reply(421, "4.3.2 Too many connections, try again later")
 STRANGER = reply(421, "4.7.1 This server does not know you")
 """Not a 5xx: a network that is missing in the configuration must not bounce mail."""
+
+_SENDING = frozenset({ServerState.BODY, ServerState.CHUNK, ServerState.CHUNKS})
+"""States in which backends wait for more of a message."""
 
 log = logging.get()
 
@@ -156,16 +161,18 @@ class Session(Channel):
     # What the transaction tells.
 
     def data_decided(self, accepted: bool) -> None:
+        chunked = self._connection.state is ServerState.CHUNK_ASKED
         if accepted:
             self._begin_message()
             self._connection.accept_data()
-            self._replies.add(GO_AHEAD.raw)
+            if not chunked:
+                self._replies.add(GO_AHEAD.raw)
             return
         self._transaction = None
         self._note()
         self._forget_forwarded()
         self._replies.add(NOBODY.raw)
-        if self._connection.buffered:
+        if self._connection.buffered and not chunked:
             # Pipelined text of a refused message must never be read as commands.
             self._replies.add(EARLY.raw)
             self._closing = True
@@ -287,9 +294,11 @@ class Session(Channel):
                 self._mail_from = event.path
                 self._transaction = self._frontend.transaction(event, self, self._replies)
                 self._replies.add(SENDER_OK.raw, patient=True)
-            case Data():
+            case Data() | Bdat():
                 assert transaction is not None
                 transaction.data()
+            case ChunkEnd():
+                self._replies.add(reply(250, f"2.0.0 {event.size} octets received").raw)
             case Refused():
                 self._replies.add(event.reply.raw)
                 self._closing = self._closing or event.close
@@ -362,7 +371,7 @@ class Session(Channel):
         if self._unread:
             if silent_s > self._settings.deadlines.data:
                 self.abort()
-        elif self._connection.state is ServerState.BODY:
+        elif self._connection.state in _SENDING:
             if self._reading and silent_s > self._settings.deadlines.data:
                 self._hang_up()
         elif not self._replies.owed and silent_s > self._settings.idle_s:

@@ -14,6 +14,7 @@ from lmtp_router.protocol import parameters
 from lmtp_router.protocol.identity import XCLIENT, XFORWARD, parse_attributes
 from lmtp_router.protocol.parameters import SYNTAX
 from lmtp_router.protocol.types import (
+    Bdat,
     Command,
     Data,
     Ehlo,
@@ -45,6 +46,7 @@ NOT_ASCII = reply(553, "5.6.7 Address is not ASCII, and MAIL did not say SMTPUTF
 BAD_ATTRIBUTES = reply(501, "5.5.4 Bad attribute or value")
 UNKNOWN = reply(500, "5.5.1 Command unknown")
 BAD_LINE = reply(500, "5.5.2 Line has a NUL, a bare CR or a bare LF")
+BAD_BDAT = reply(501, "5.5.4 BDAT takes a number and LAST, closing connection")
 LONG_LINE = reply(500, "5.5.2 Line too long")
 
 # A path: quoted strings may hold blanks and brackets, nothing else may.
@@ -52,6 +54,7 @@ _PATH = re.compile(
     rb'<((?:"(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*"|[^<>"\x00-\x20\x7f])*)>(?: (.*))?\Z', re.DOTALL
 )
 
+_BDAT = re.compile(rb"([0-9]{1,20})(?: +(LAST))? *\Z", re.IGNORECASE)
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"(@.*)?\Z', re.DOTALL)
 _ATOM = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\xff-]+"
 _DOT_STRING = re.compile(rb"%b(?:\.%b)*\Z" % (_ATOM, _ATOM))
@@ -144,6 +147,12 @@ def _parse_xforward(argument: bytes) -> Xforward | Refused:
     return Refused(BAD_ATTRIBUTES) if attributes is None else Xforward(attributes)
 
 
+def _parse_bdat(argument: bytes) -> Bdat | Refused:
+    match = _BDAT.match(argument)
+    # Nobody knows how many octets of a message follow, so no command can follow.
+    return Bdat(int(match[1]), match[2] is not None) if match is not None else Refused(BAD_BDAT, close=True)
+
+
 def _parse_bare(command: Data | Rset | Starttls | Quit) -> Callable[[bytes], Command | Refused]:
     return lambda argument: Refused(SYNTAX) if argument.strip() else command
 
@@ -155,6 +164,7 @@ _VERBS: dict[bytes, Callable[[bytes], Command | Refused]] = {
     b"MAIL": _parse_mail,
     b"RCPT": _parse_rcpt,
     b"DATA": _parse_bare(Data()),
+    b"BDAT": _parse_bdat,
     b"RSET": _parse_bare(Rset()),
     b"QUIT": _parse_bare(Quit()),
     b"STARTTLS": _parse_bare(Starttls()),

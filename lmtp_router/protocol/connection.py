@@ -14,8 +14,10 @@ from typing import NamedTuple
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
 from lmtp_router.protocol import codec
 from lmtp_router.protocol._scan import BodyScanner
+from lmtp_router.protocol.chunks import ChunkReader
 from lmtp_router.protocol.handshake import EXPECTED, Handshake, Step, Tls
 from lmtp_router.protocol.identity import Origin, build_xforward
+from lmtp_router.protocol.lines import LongLines
 from lmtp_router.protocol.parameters import BINARY, CHUNKING, DSN, EIGHT_BIT, SMTPUTF8, UNKNOWN_PARAMETER
 from lmtp_router.protocol.state import CLIENT, SERVER, ClientInput, ClientState, ServerInput, ServerState
 from lmtp_router.protocol.types import (
@@ -23,9 +25,11 @@ from lmtp_router.protocol.types import (
     NOTHING,
     PAUSED,
     Answered,
+    Bdat,
     BodyData,
     BodyEnd,
     BodySpoiled,
+    ChunkEnd,
     ClientEvent,
     Command,
     Data,
@@ -63,6 +67,7 @@ _INPUT: dict[type, ServerInput] = {
     Mail: ServerInput.MAIL,
     Rcpt: ServerInput.RCPT,
     Data: ServerInput.DATA,
+    Bdat: ServerInput.BDAT,
     Rset: ServerInput.RSET,
     Noop: ServerInput.NOOP,
     Vrfy: ServerInput.NOOP,
@@ -82,6 +87,7 @@ _SEQUENCE = {
     ServerState.READY: reply(503, "5.5.1 Say MAIL first"),
     ServerState.MAIL: reply(503, "5.5.1 Say RCPT first"),
     ServerState.RCPT: reply(503, "5.5.1 A transaction is open, say RSET first"),
+    ServerState.CHUNKS: reply(503, "5.5.1 A message is being sent, say BDAT or RSET"),
 }
 
 
@@ -118,24 +124,32 @@ def offered(known: Iterable[frozenset[bytes]]) -> frozenset[bytes]:
 
 
 _PASSED_ON = frozenset({EIGHT_BIT, SMTPUTF8, DSN})
+_OWN = ("PIPELINING", "ENHANCEDSTATUSCODES", "CHUNKING")
 _UNKNOWN = frozenset({EIGHT_BIT})
 
 
 class ServerConnection:
-    """The server's end.  After `Data` it is paused until `accept_data` or `refuse_data`, after `BodyEnd` until
-    `replied`."""
+    """The server's end.
+
+    After `Data`, or the first `Bdat` of a message, it is paused until `accept_data` or `refuse_data`, after `BodyEnd`
+    until `replied`.
+    """
 
     __slots__ = (
+        "_asked",
         "_at",
         "_buffer",
+        "_chunks",
         "_errors",
         "_limits",
+        "_lines",
         "_offered",
         "_pending",
         "_recipients",
         "_replace",
         "_scanner",
         "_size",
+        "_skip",
         "_skipping",
         "_smtp",
         "_utf8",
@@ -157,13 +171,18 @@ class ServerConnection:
         self._replace = replace_bare_newlines
         self._buffer = b""
         self._at = 0
+        self._skip = 0
+        """Octets of a chunk that was refused which are still to come."""
         self._skipping = False
+        self._asked = Bdat(0)
+        self._chunks = _NO_CHUNKS
         self._errors = 0
         self._recipients = 0
         self._scanner = BodyScanner()
+        self._lines = LongLines()
         self._size = 0
         self._verdict = Verdict.GOOD
-        self._pending: deque[BodyData | BodySpoiled | BodyEnd] = deque()
+        self._pending: deque[BodyData | BodySpoiled | ChunkEnd | BodyEnd] = deque()
 
     @property
     def buffered(self) -> int:
@@ -177,7 +196,7 @@ class ServerConnection:
             return reply(250, hostname)
         self._offered = shared | {PRDR} if self._smtp else shared
         words = (*sorted(word.decode("ascii") for word in self._offered), *self.offers)
-        return reply(250, hostname, "PIPELINING", f"SIZE {self._limits.max_size}", "ENHANCEDSTATUSCODES", *words)
+        return reply(250, hostname, *_OWN, f"SIZE {self._limits.max_size}", *words)
 
     def receive_data(self, data: bytes) -> None:
         """Take octets from the client."""
@@ -192,18 +211,25 @@ class ServerConnection:
         if state is ServerState.BODY:
             self._scan_body()
             return self._pending.popleft() if self._pending else NEED_DATA
+        if state is ServerState.CHUNK:
+            self._take_chunk()
+            return self._pending.popleft() if self._pending else NEED_DATA
         if state in _PAUSED:
             return PAUSED
+        if self._skip and not self._skip_chunk():
+            return NEED_DATA
         line = self._next_line()
         if line is None:
             return NEED_DATA
         if self._skipping or len(line) > self._limits.max_line:
             self._skipping = False
-            return self._refuse(codec.LONG_LINE)
+            return self._refuse(codec.LONG_LINE, close=_is_bdat(line))
         if not line.endswith(b"\r"):
-            return self._refuse(codec.BAD_LINE)
+            return self._refuse(codec.BAD_LINE, close=_is_bdat(line))
         command = codec.parse_command(line[:-1])
-        return self._refuse(command.reply) if isinstance(command, Refused) else self._enter(command)
+        if isinstance(command, Refused):
+            return self._refuse(command.reply, close=command.close or _is_bdat(line))
+        return self._enter(command)
 
     def _next_line(self) -> bytes | None:
         """The next line without its LF; a line that grows too long is thrown away while it comes."""
@@ -217,8 +243,10 @@ class ServerConnection:
         self._at = end + 1
         return line
 
-    def _enter(self, command: Command) -> Command | Refused:
+    def _enter(self, command: Command) -> ServerEvent:
         after = SERVER.get((self.state, _INPUT[type(command)]))
+        if isinstance(command, Bdat):
+            return self._enter_chunk(command, after)
         if after is None:
             return self._refuse(_SEQUENCE[self.state])
         if isinstance(command, Mail):
@@ -255,7 +283,10 @@ class ServerConnection:
         self._buffer, self._at = b"", 0
         self._skipping = False
 
-    def _refuse(self, answer: Reply) -> Refused:
+    def _refuse(self, answer: Reply, *, close: bool = False) -> Refused:
+        if close:
+            self.state = ServerState.CLOSED
+            return Refused(answer, close=True)
         self._errors += 1
         if self._errors > self._limits.max_errors:
             self.state = ServerState.CLOSED
@@ -280,6 +311,8 @@ class ServerConnection:
                 self._verdict = Verdict.BARE_NEWLINE
             elif self._size > self._limits.max_size:
                 self._verdict = Verdict.TOO_LARGE
+            elif self._lines.feed(octets):
+                self._verdict = Verdict.FALSE_END
             elif octets:
                 self._pending.append(BodyData(octets))
             if self._verdict is not Verdict.GOOD:
@@ -288,15 +321,68 @@ class ServerConnection:
             self.state = SERVER[self.state, ServerInput.END]
             self._pending.append(BodyEnd(self._size, self._verdict, self._scanner.nul))
 
+    def _enter_chunk(self, command: Bdat, after: ServerState | None) -> ServerEvent:
+        if after is None:
+            # No error of the client's to count: it may have sent all chunks before it heard of the refused recipients.
+            self._skip = command.size
+            return Refused(_SEQUENCE[self.state])
+        self.state = after
+        if after is ServerState.CHUNK_ASKED:
+            self._asked = command
+            return command
+        self._chunks.begin(command.size, last=command.last)
+        self._asked = command
+        return self.next_event()
+
+    def _skip_chunk(self) -> bool:
+        """Throw away what has come of a chunk that was refused; True when that was all."""
+        skipped = min(self._skip, self.buffered)
+        self._skip -= skipped
+        self._at += skipped
+        return not self._skip
+
+    def _take_chunk(self) -> None:
+        """Take what has come of a chunk; what came of it is in `_pending`."""
+        chunks = self._chunks
+        if self._at >= len(self._buffer) and not chunks.whole:
+            return
+        self._at, octets = chunks.take(self._buffer, self._at)
+        if self._verdict is Verdict.GOOD:
+            if chunks.bare_newline and not self._replace:
+                self._verdict = Verdict.BARE_NEWLINE
+            elif chunks.size > self._limits.max_size:
+                self._verdict = Verdict.TOO_LARGE
+            elif self._lines.feed(octets):
+                self._verdict = Verdict.FALSE_END
+            elif octets:
+                self._pending.append(BodyData(octets))
+            if self._verdict is not Verdict.GOOD:
+                self._pending.append(BodySpoiled(self._verdict))
+        if not chunks.whole:
+            return
+        if chunks.last:
+            self.state = SERVER[self.state, ServerInput.END]
+            self._pending.append(BodyEnd(chunks.size, self._verdict, chunks.nul))
+        else:
+            self.state = SERVER[self.state, ServerInput.CHUNK_END]
+            self._pending.append(ChunkEnd(self._asked.size))
+
     def accept_data(self) -> None:
-        """354 is being sent: what follows is the body."""
+        """354 is being sent: what follows is the body.  Or: the first chunk is taken."""
         self._decide(ServerInput.ACCEPT)
-        self._scanner = BodyScanner(self._replace)
+        if self.state is ServerState.CHUNK:
+            self._chunks = ChunkReader()
+            self._chunks.begin(self._asked.size, last=self._asked.last)
+        else:
+            self._scanner = BodyScanner(self._replace)
+        self._lines = LongLines()
         self._size = 0
         self._verdict = Verdict.GOOD
 
     def refuse_data(self) -> None:
-        """DATA is answered with something else: the transaction is over."""
+        """DATA or the first BDAT is answered with a refusal: the transaction is over."""
+        if self.state is ServerState.CHUNK_ASKED:
+            self._skip = self._asked.size
         self._decide(ServerInput.REFUSE)
 
     def replied(self) -> None:
@@ -310,7 +396,13 @@ class ServerConnection:
         self.state = after
 
 
-_PAUSED = frozenset({ServerState.DATA, ServerState.FINAL, ServerState.TLS, ServerState.CLOSED})
+_PAUSED = frozenset({ServerState.DATA, ServerState.CHUNK_ASKED, ServerState.FINAL, ServerState.TLS, ServerState.CLOSED})
+_NO_CHUNKS = ChunkReader(binary=True)
+
+
+def _is_bdat(line: bytes) -> bool:
+    """Tell whether a line that is refused was to announce octets that can not be told from commands then."""
+    return line[:4].upper() == b"BDAT"
 
 
 class ClientConnection:
@@ -327,6 +419,7 @@ class ClientConnection:
         "_parser",
         "_replies",
         "_turn",
+        "_unsent",
         "extensions",
         "state",
     )
@@ -342,6 +435,8 @@ class ClientConnection:
         self._expected: deque[tuple[Sent, object]] = deque()
         self._out: list[bytes] = []
         self._turn: deque[bytes] = deque()
+        self._unsent = 0
+        """Of what is expected, the last so many commands have not been taken to be written."""
 
     @property
     def outstanding(self) -> int:
@@ -358,15 +453,21 @@ class ClientConnection:
         self._replies.extend(self._parser.feed(data))
 
     def next_event(self) -> ClientEvent:
-        """Return the next answer; raises RemoteProtocolError (fatal) for a reply that nothing asked for."""
+        """Return the next answer; raises RemoteProtocolError (fatal) for a reply that nothing asked for.
+
+        A reply that came before its command was written is no answer to it: taken for one, it and all after it would
+        be told to the wrong recipients.
+        """
         while self._replies:
             answer = self._replies.popleft()
             if self.state in EXPECTED:
+                if self._out:
+                    raise RemoteProtocolError(f"the backend said {answer.code} unasked", fatal=True)
                 event = self._shake(answer)
                 if event is not None:
                     return event
                 continue
-            if not self._expected:
+            if len(self._expected) <= self._unsent:
                 raise RemoteProtocolError(f"the backend said {answer.code} unasked", fatal=True)
             return self._match(answer)
         return NEED_DATA
@@ -377,6 +478,7 @@ class ClientConnection:
             return b""
         data = b"".join(self._out)
         self._out.clear()
+        self._unsent = len(self._turn)
         return data
 
     def _shake(self, answer: Reply) -> Ready | TlsWanted | HandshakeFailed | None:
@@ -448,6 +550,10 @@ class ClientConnection:
         """Give the transaction up; replies that are owed still come."""
         self._send(Sent.RSET, ClientInput.RSET, None, b"RSET\r\n")
 
+    def noop(self) -> None:
+        """Ask whether the backend is still there; as after `rset`, the connection may be used again when it answers."""
+        self._send(Sent.RSET, ClientInput.NOOP, None, b"NOOP\r\n")
+
     def body(self, chunk: bytes) -> bytes:
         """Return `chunk` to be written; raises LocalProtocolError where the backend has not said 354."""
         if self.state is not ClientState.BODY:
@@ -467,6 +573,7 @@ class ClientConnection:
         else:
             self._out.append(line)
         self._expected.append((sent, context))
+        self._unsent += 1
 
     def _move(self, step: ClientInput) -> None:
         after = CLIENT.get((self.state, step))

@@ -18,6 +18,11 @@ class ServerState(enum.Enum):
     RCPT = "rcpt"
     DATA = "data"
     BODY = "body"
+    CHUNK_ASKED = "chunk-asked"
+    """The first BDAT waits for the decision that DATA waits for; its octets may have come."""
+    CHUNK = "chunk"
+    CHUNKS = "chunks"
+    """Between two chunks."""
     FINAL = "final"
     TLS = "tls"
     """STARTTLS was taken: nothing is understood before TLS is there."""
@@ -31,6 +36,7 @@ class ServerInput(enum.Enum):
     MAIL = "mail"
     RCPT = "rcpt"
     DATA = "data"
+    BDAT = "bdat"
     RSET = "rset"
     NOOP = "noop"
     QUIT = "quit"
@@ -40,11 +46,13 @@ class ServerInput(enum.Enum):
     XCLIENT = "xclient"
     XFORWARD = "xforward"
     ACCEPT = "accept"
-    """354 was sent."""
+    """354 was sent, or the first chunk is taken."""
     REFUSE = "refuse"
-    """DATA was refused: the transaction is over."""
+    """DATA or the first BDAT was refused: the transaction is over."""
+    CHUNK_END = "chunk-end"
+    """A chunk has come whole that is not the last."""
     END = "end"
-    """CRLF.CRLF has come."""
+    """CRLF.CRLF has come, or the last chunk."""
     REPLIED = "replied"
     """Every recipient has its reply."""
 
@@ -89,6 +97,7 @@ class ClientInput(enum.Enum):
     END = "end"
     REPLIED = "replied"
     RSET = "rset"
+    NOOP = "noop"
     RESET_DONE = "reset-done"
 
 
@@ -118,12 +127,22 @@ SERVER: dict[tuple[ServerState, ServerInput], ServerState] = {
     (_S.RCPT, _I.LHLO): _S.READY,
     (_S.RCPT, _I.RCPT): _S.RCPT,
     (_S.RCPT, _I.DATA): _S.DATA,
+    (_S.RCPT, _I.BDAT): _S.CHUNK_ASKED,
     (_S.RCPT, _I.RSET): _S.READY,
     (_S.RCPT, _I.NOOP): _S.RCPT,
     (_S.RCPT, _I.QUIT): _S.CLOSED,
     (_S.DATA, _I.ACCEPT): _S.BODY,
     (_S.DATA, _I.REFUSE): _S.READY,
     (_S.BODY, _I.END): _S.FINAL,
+    (_S.CHUNK_ASKED, _I.ACCEPT): _S.CHUNK,
+    (_S.CHUNK_ASKED, _I.REFUSE): _S.READY,
+    (_S.CHUNK, _I.CHUNK_END): _S.CHUNKS,
+    (_S.CHUNK, _I.END): _S.FINAL,
+    (_S.CHUNKS, _I.LHLO): _S.READY,
+    (_S.CHUNKS, _I.BDAT): _S.CHUNK,
+    (_S.CHUNKS, _I.RSET): _S.READY,
+    (_S.CHUNKS, _I.NOOP): _S.CHUNKS,
+    (_S.CHUNKS, _I.QUIT): _S.CLOSED,
     (_S.FINAL, _I.REPLIED): _S.READY,
 }
 
@@ -147,5 +166,6 @@ CLIENT: dict[tuple[ClientState, ClientInput], ClientState] = {
     (_C.GATED, _J.REFUSED): _C.ENVELOPE,
     (_C.BODY, _J.END): _C.FINAL,
     (_C.FINAL, _J.REPLIED): _C.READY,
+    (_C.READY, _J.NOOP): _C.RESETTING,
     (_C.RESETTING, _J.RESET_DONE): _C.READY,
 }

@@ -105,6 +105,19 @@ class Data(NamedTuple):
     """DATA: the client waits for 354."""
 
 
+class Bdat(NamedTuple):
+    """BDAT: a chunk of ``size`` octets follows, and with it the message ends if it is the ``last`` (RFC 3030)."""
+
+    size: int
+    last: bool = False
+
+
+class ChunkEnd(NamedTuple):
+    """A chunk of ``size`` octets that is not the last has come whole: it is owed a reply."""
+
+    size: int
+
+
 class Rset(NamedTuple):
     """RSET: forget the transaction."""
 
@@ -147,7 +160,10 @@ class Refused(NamedTuple):
 
 
 class BodyData(NamedTuple):
-    """Octets of the message as they came, dot-stuffed; never a part of the end-of-data sequence."""
+    """Octets of the message as they came, dot-stuffed; never a part of the end-of-data sequence.
+
+    From a chunk they come stuffed, unless the message is binary.
+    """
 
     chunk: bytes
 
@@ -160,6 +176,8 @@ class Verdict(enum.Enum):
     TOO_LARGE = "too-large"
     LOOP = "loop"
     """Never of the scan: it was passed on too often."""
+    FALSE_END = "false-end"
+    """A long line has what a backend would take for the end (`lines`)."""
 
 
 class BodySpoiled(NamedTuple):
@@ -186,8 +204,8 @@ class NeedData(enum.Enum):
 NEED_DATA = NeedData.NEED_DATA
 PAUSED = NeedData.PAUSED
 
-Command = Lhlo | Ehlo | Helo | Mail | Rcpt | Data | Rset | Noop | Vrfy | Quit | Starttls | Xclient | Xforward
-ServerEvent = Command | Refused | BodyData | BodySpoiled | BodyEnd | NeedData
+Command = Lhlo | Ehlo | Helo | Mail | Rcpt | Data | Bdat | Rset | Noop | Vrfy | Quit | Starttls | Xclient | Xforward
+ServerEvent = Command | Refused | BodyData | BodySpoiled | ChunkEnd | BodyEnd | NeedData
 
 
 class Sent(enum.Enum):

@@ -81,7 +81,13 @@ class Script:
     hang_at: str = ""
     """Never answer: greeting mail rcpt data dot; or never read: body."""
     step: Callable[[str], Awaitable[None]] | None = None
+    noop: bytes = b"250 2.0.0 ok\r\n"
     xforward: bytes = b"250 2.0.0 ok\r\n"
+    flaw: str = ""
+    """What is wrong with one reply, made of: ``half`` (only its first half is sent), ``twice``, ``slow`` (octet by
+    octet); then ``gone`` (the connection is closed behind it) or ``silent`` (nothing more is ever said)."""
+    flaw_at: str = ""
+    """Which reply: greeting lhlo mail rcpt data final."""
     starttls: bytes = b"220 2.0.0 go\r\n"
     tls: ssl.SSLContext | None = None
     """For STARTTLS, which is offered by `lhlo` only; None: the connection is closed behind the reply."""
@@ -153,9 +159,24 @@ class ScriptedBackend:
         if self.script.drop_after == place:
             raise ConnectionResetError
 
+    async def _say(self, writer: asyncio.StreamWriter, place: str, answer: bytes) -> None:
+        """Send a reply, with its flaw if the script wants one here."""
+        flaw = self.script.flaw if self.script.flaw_at == place else ""
+        if "half" in flaw:
+            answer = answer[: len(answer) // 2]
+        for piece in [answer[at : at + 1] for at in range(len(answer))] if "slow" in flaw else [answer]:
+            writer.write(piece * 2 if "twice" in flaw else piece)
+            if flaw:
+                await writer.drain()
+                await asyncio.sleep(0)
+        if "gone" in flaw:
+            raise ConnectionResetError
+        if "silent" in flaw:
+            await self.released.wait()
+
     async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._at("greeting")
-        writer.write(self.script.greeting)
+        await self._say(writer, "greeting", self.script.greeting)
         mail = b""
         rcpts: list[bytes] = []
         secure = False
@@ -163,7 +184,9 @@ class ScriptedBackend:
             self.commands.append(line)
             verb = line[:4].upper()
             if verb == b"LHLO":
-                writer.write(self.script.secure_lhlo if secure else self.script.lhlo)
+                await self._say(writer, "lhlo", self.script.secure_lhlo if secure else self.script.lhlo)
+            elif verb == b"NOOP":
+                writer.write(self.script.noop)
             elif verb == b"XFOR":
                 writer.write(self.script.xforward)
                 if self.script.xforward.startswith(b"421"):
@@ -181,18 +204,19 @@ class ScriptedBackend:
             elif verb == b"MAIL":
                 await self._at("mail")
                 mail, rcpts = line[10:].strip(), []
-                writer.write(self.script.mail)
+                await self._say(writer, "mail", self.script.mail)
             elif verb == b"RCPT":
                 await self._at("rcpt")
                 path = line[8:].strip()
                 reply = self.script.rcpt.get(path, b"250 2.1.5 ok\r\n")
                 if reply.startswith(b"2") and self.script.mail.startswith(b"2"):
                     rcpts.append(path)
-                writer.write(reply if self.script.mail.startswith(b"2") else b"503 5.5.1 no MAIL\r\n")
+                answer = reply if self.script.mail.startswith(b"2") else b"503 5.5.1 no MAIL\r\n"
+                await self._say(writer, "rcpt", answer)
             elif verb == b"DATA":
                 await self._at("data")
                 if rcpts:
-                    writer.write(self.script.data)
+                    await self._say(writer, "data", self.script.data)
                 if rcpts and self.script.data.startswith(b"354"):
                     await self._message(reader, writer, mail, rcpts)
                     mail, rcpts = b"", []
@@ -230,7 +254,7 @@ class ScriptedBackend:
         for index, path in enumerate(rcpts):
             if index == self.script.drop_after_finals:
                 raise ConnectionResetError
-            writer.write(self.script.final.get(path, b"250 2.1.5 %b delivered\r\n" % path))
+            await self._say(writer, "final", self.script.final.get(path, b"250 2.1.5 %b delivered\r\n" % path))
             await writer.drain()
 
 

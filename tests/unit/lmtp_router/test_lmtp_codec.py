@@ -8,6 +8,7 @@ from cyrusext.errors import RemoteProtocolError
 from cyrusext.names import NameRules, mailbox_of_address
 from lmtp_router.protocol import codec
 from lmtp_router.protocol.types import (
+    Bdat,
     Data,
     Ehlo,
     Helo,
@@ -79,6 +80,9 @@ COMMANDS = [
     (b"EHLO client.example.org", Ehlo(b"client.example.org")),
     (b"helo c", Helo(b"c")),
     (b"DATA", Data()),
+    (b"BDAT 0", Bdat(0)),
+    (b"bdat 86 last", Bdat(86, True)),
+    (b"BDAT 12345678901234567890  LAST ", Bdat(12345678901234567890, True)),
     (b"RSET", Rset()),
     (b"NOOP whatever it is", Noop()),
     (b"VRFY u", Vrfy(b"u")),
@@ -93,6 +97,14 @@ REFUSED = [
     (b"", b"500 5.5.1"),
     (b"FROB", b"500 5.5.1"),
     (b"DATA now", b"501 5.5.4"),
+    (b"BDAT", b"501 5.5.4"),
+    (b"BDAT LAST", b"501 5.5.4"),
+    (b"BDAT -1", b"501 5.5.4"),
+    (b"BDAT +1", b"501 5.5.4"),
+    (b"BDAT 1x", b"501 5.5.4"),
+    (b"BDAT 5 FIRST", b"501 5.5.4"),
+    (b"BDAT 5LAST", b"501 5.5.4"),
+    (b"BDAT " + b"1" * 21, b"501 5.5.4"),
     (b"VRFY", b"501 5.5.4"),
     (b"MAIL", b"501 5.5.4"),
     (b"MAIL FROM:", b"501 5.1.7"),

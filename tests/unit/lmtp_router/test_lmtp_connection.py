@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
-from lmtp_router.protocol.connection import END_OF_DATA, ClientConnection, Limits, ServerConnection, offered
+from lmtp_router.protocol.connection import END_OF_DATA, ClientConnection, Limits, ServerConnection
 from lmtp_router.protocol.state import CLIENT, SERVER, ClientInput, ClientState, ServerInput, ServerState
 from lmtp_router.protocol.types import (
     NEED_DATA,
@@ -15,12 +17,9 @@ from lmtp_router.protocol.types import (
     BodyEnd,
     BodySpoiled,
     Data,
-    Ehlo,
     HandshakeFailed,
-    Helo,
     Lhlo,
     Mail,
-    NeedData,
     Quit,
     Rcpt,
     Ready,
@@ -30,37 +29,9 @@ from lmtp_router.protocol.types import (
     ServerEvent,
     Verdict,
 )
+from tests.harness.lmtp_events import drive, three_ways
 
 OPENING = b"LHLO c\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<u@example.org>\r\nDATA\r\n"
-
-
-def drive(octets: bytes, size: int, limits: Limits | None = None, *, replace: bool = False) -> list[ServerEvent]:
-    """Feed `octets` in pieces; accept every DATA and answer every message.  Chunks of a body are joined."""
-    connection = ServerConnection(limits, replace_bare_newlines=replace)
-    events: list[ServerEvent] = []
-    for at in range(0, len(octets), size):
-        connection.receive_data(octets[at : at + size])
-        while True:
-            event = connection.next_event()
-            if event is PAUSED and connection.state is ServerState.DATA:
-                connection.accept_data()
-            elif event is PAUSED and connection.state is ServerState.FINAL:
-                connection.replied()
-            elif isinstance(event, NeedData):
-                break
-            elif isinstance(event, BodyData) and events and isinstance(events[-1], BodyData):
-                events[-1] = BodyData(events[-1].chunk + event.chunk)
-            else:
-                events.append(event)
-    return events
-
-
-def three_ways(octets: bytes, limits: Limits | None = None, *, replace: bool = False) -> list[ServerEvent]:
-    whole = drive(octets, len(octets), limits, replace=replace)
-    for size in (1, 2, 3, 5):
-        assert drive(octets, size, limits, replace=replace) == whole
-    assert drive(octets + b"QUI", len(octets) + 3, limits, replace=replace) == whole
-    return whole
 
 
 def test_a_session() -> None:
@@ -181,109 +152,6 @@ def test_after_too_long_a_line_the_next_one_is_understood() -> None:
     assert three_ways(b"NOOP " + b"x" * 3000 + b"\r\nQUIT\r\n")[1:] == [Quit()]
 
 
-ALL = frozenset({b"8BITMIME", b"SMTPUTF8", b"DSN", b"CHUNKING", b"BINARYMIME", b"XFOO"})
-
-
-@pytest.mark.parametrize(
-    ("known", "shared"),
-    [
-        ([], {b"8BITMIME"}),
-        ([ALL], {b"8BITMIME", b"SMTPUTF8", b"DSN", b"BINARYMIME"}),
-        ([ALL, ALL - {b"DSN"}], {b"8BITMIME", b"SMTPUTF8", b"BINARYMIME"}),
-        ([ALL - {b"CHUNKING"}, ALL], {b"8BITMIME", b"SMTPUTF8", b"DSN"}),
-        ([ALL, frozenset()], set()),
-    ],
-)
-def test_what_is_offered_is_what_all_known_backends_have(known: list[frozenset[bytes]], shared: set[bytes]) -> None:
-    assert offered(known) == shared
-
-
-def greeted(*words: bytes, smtp: bool = False) -> ServerConnection:
-    connection = ServerConnection(smtp=smtp)
-    connection.receive_data(b"EHLO c\r\n" if smtp else b"LHLO c\r\n")
-    hello = connection.next_event()
-    assert isinstance(hello, Ehlo if smtp else Lhlo)
-    said = connection.hello(hello, "router", frozenset(words))
-    assert {line.split(b" ")[0] for line in said.lines[1:]} == {
-        b"PIPELINING",
-        b"SIZE",
-        b"ENHANCEDSTATUSCODES",
-        *words,
-        *([b"PRDR"] if smtp else []),
-    }
-    return connection
-
-
-@pytest.mark.parametrize(
-    ("line", "word"),
-    [
-        (b"MAIL FROM:<> BODY=8BITMIME", b"8BITMIME"),
-        (b"MAIL FROM:<> SMTPUTF8", b"SMTPUTF8"),
-        (b"MAIL FROM:<> RET=FULL", b"DSN"),
-        (b"MAIL FROM:<> ENVID=x", b"DSN"),
-    ],
-)
-def test_a_parameter_that_was_not_offered_is_refused(line: bytes, word: bytes) -> None:
-    for words, taken in (((), False), ((word,), True), ((b"8BITMIME", b"SMTPUTF8", b"DSN"), True)):
-        connection = greeted(*words)
-        connection.receive_data(line + b"\r\n")
-        event = connection.next_event()
-        assert isinstance(event, Mail if taken else Refused)
-        if isinstance(event, Refused):
-            assert event.reply.raw.startswith(b"555 5.5.4")
-
-
-def test_recipients_of_a_session_without_dsn() -> None:
-    connection = greeted()
-    connection.receive_data(b"MAIL FROM:<>\r\nRCPT TO:<u> NOTIFY=NEVER\r\nRCPT TO:<u> ORCPT=rfc822;u\r\n")
-    events = [connection.next_event() for _ in range(3)]
-    assert isinstance(events[1], Refused)
-    assert events[1].reply.code == 555
-    assert events[2] == Rcpt(b"<u>", b" ORCPT=rfc822;u"), "Dovecot adds it unasked"
-
-
-@pytest.mark.parametrize("line", [b"RCPT TO:<\xc3\xbc@example.org>\r\n", b"RCPT TO:<u> ORCPT=utf-8;\xc3\xbc\r\n"])
-def test_only_mail_with_smtputf8_has_recipients_that_are_not_ascii(line: bytes) -> None:
-    connection = greeted(b"SMTPUTF8")
-    connection.receive_data(b"MAIL FROM:<>\r\n" + line + b"RSET\r\nMAIL FROM:<> SMTPUTF8\r\n" + line)
-    events = [connection.next_event() for _ in range(5)]
-    assert isinstance(events[1], Refused)
-    assert events[1].reply.raw.startswith(b"553 5.6.7")
-    assert isinstance(events[4], Rcpt)
-
-
-def test_smtp_and_lmtp_are_not_mixed() -> None:
-    for smtp, good, bad in ((False, [b"LHLO"], [b"EHLO", b"HELO"]), (True, [b"EHLO", b"HELO"], [b"LHLO"])):
-        for verb in bad:
-            connection = ServerConnection(smtp=smtp)
-            connection.receive_data(verb + b" c\r\nMAIL FROM:<>\r\n")
-            events = [connection.next_event(), connection.next_event()]
-            assert [event.reply.code for event in events if isinstance(event, Refused)] == [500, 503]
-        for verb in good:
-            connection = ServerConnection(smtp=smtp)
-            connection.receive_data(verb + b" c\r\nMAIL FROM:<>\r\n")
-            assert isinstance(connection.next_event(), Lhlo | Ehlo | Helo)
-            mail = connection.next_event()
-            assert isinstance(mail, Mail)
-            assert mail.one_reply is smtp
-
-
-def test_prdr_is_smtp_only_and_not_for_helo() -> None:
-    connection = greeted(smtp=True)
-    connection.receive_data(b"MAIL FROM:<> PRDR\r\n")
-    assert connection.next_event() == Mail(b"<>", prdr=True)
-    connection = greeted()
-    connection.receive_data(b"MAIL FROM:<> PRDR\r\n")
-    assert isinstance(connection.next_event(), Refused)
-    connection = greeted(b"8BITMIME", smtp=True)
-    connection.receive_data(b"HELO c\r\n")
-    hello = connection.next_event()
-    assert isinstance(hello, Helo)
-    assert connection.hello(hello, "router", ALL).raw == b"250 router\r\n"
-    connection.receive_data(b"MAIL FROM:<> PRDR\r\nMAIL FROM:<> BODY=8BITMIME\r\nMAIL FROM:<>\r\n")
-    assert [type(connection.next_event()) for _ in range(3)] == [Refused, Refused, Mail]
-
-
 def test_too_many_errors() -> None:
     events = three_ways(b"FROB\r\n" * 4, Limits(max_errors=2))
     assert [event.close for event in events if isinstance(event, Refused)] == [False, False, True]
@@ -315,6 +183,10 @@ def test_every_row_of_the_server_table_is_the_only_way() -> None:
     assert [key for key, after in SERVER.items() if after is ServerState.BODY] == [
         (ServerState.DATA, ServerInput.ACCEPT)
     ]
+    assert [key for key, after in SERVER.items() if after is ServerState.CHUNK] == [
+        (ServerState.CHUNK_ASKED, ServerInput.ACCEPT),
+        (ServerState.CHUNKS, ServerInput.BDAT),
+    ]
 
 
 def test_only_354_leads_to_the_body() -> None:
@@ -325,8 +197,15 @@ def test_only_354_leads_to_the_body() -> None:
 
 
 def backend(octets: bytes = b"220 b\r\n250-b\r\n250 PIPELINING\r\n", **kwargs: object) -> ClientConnection:
+    """A connection whose backend has said `octets`, each reply after the command before it was taken; the last one is
+    still to be looked at."""
     connection = ClientConnection("router", **kwargs)  # type: ignore[arg-type]
-    connection.receive_data(octets)
+    *before, last = re.findall(rb"(?:[0-9]{3}-.*\r\n)*[0-9]{3} .*\r\n", octets)
+    for answer in before:
+        connection.receive_data(answer)
+        assert connection.next_event() is NEED_DATA
+        assert connection.data_to_send()
+    connection.receive_data(last)
     return connection
 
 
@@ -432,6 +311,7 @@ def test_a_reply_that_can_not_be_one_of_that_command(answers: bytes) -> None:
     connection.mail(Mail(b"<>"))
     connection.rcpt(b"<u@example.org>", "u")
     connection.data()
+    connection.data_to_send()
     connection.receive_data(answers)
     with pytest.raises(RemoteProtocolError):
         for _ in range(4):
@@ -442,9 +322,51 @@ def test_reset_after_a_refused_envelope_makes_it_reusable() -> None:
     connection = ready()
     connection.mail(Mail(b"<>"))
     connection.rset()
+    connection.data_to_send()
     connection.receive_data(b"452 full\r\n")
     assert isinstance(connection.next_event(), Answered)
     assert not connection.reusable
     connection.receive_data(b"250 ok\r\n")
     assert isinstance(connection.next_event(), Answered)
     assert connection.reusable
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"220 b\r\n250 b\r\n",
+        b"220 b\r\n" * 2,
+        b"220-b\r\n220 b\r\n554 no\r\n",
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_reply_to_a_greeting_that_was_not_yet_said(octets: bytes, whole: bool) -> None:
+    """Told before LHLO was written: whoever says it answers something else, or tries to be in front of the answers."""
+    connection = ClientConnection("router")
+    with pytest.raises(RemoteProtocolError):
+        for at in range(0, len(octets), len(octets) if whole else 1):
+            connection.receive_data(octets[at : at + (len(octets) if whole else 1)])
+            connection.next_event()
+
+
+def test_a_reply_before_its_command_was_written() -> None:
+    connection = ready()
+    connection.mail(Mail(b"<>"))
+    connection.rcpt(b"<u@example.org>", "u")
+    connection.data_to_send()
+    connection.rcpt(b"<v@example.org>", "v")
+    connection.receive_data(b"250 ok\r\n250 u\r\n250 u again\r\n")
+    assert [connection.next_event().context for _ in range(2)] == [None, "u"]  # type: ignore[union-attr]
+    with pytest.raises(RemoteProtocolError):
+        connection.next_event()
+
+
+def test_a_reply_to_a_command_whose_turn_has_not_come() -> None:
+    connection = ready(b"220 b\r\n250 b\r\n")
+    connection.mail(Mail(b"<>"))
+    connection.rcpt(b"<u@example.org>", "u")
+    assert connection.data_to_send() == b"MAIL FROM:<>\r\n"
+    connection.receive_data(b"250 ok\r\n550 not asked\r\n")
+    assert isinstance(connection.next_event(), Answered)
+    with pytest.raises(RemoteProtocolError):
+        connection.next_event()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cyrusext.errors import RemoteProtocolError
@@ -16,23 +18,35 @@ GO = b"220 go\r\n"
 SECRET = ("murder", "secret")
 
 
-def feed(connection: ClientConnection, octets: bytes, size: int) -> list[ClientEvent]:
+class Told(ClientConnection):
+    """A connection that remembers what it has been given to write."""
+
+    said = b""
+
+
+def feed(connection: Told, octets: bytes, size: int) -> list[ClientEvent]:
+    """Have the backend say `octets`, in pieces, each reply after what it answers was written."""
     events: list[ClientEvent] = []
-    for at in range(0, len(octets), size):
-        connection.receive_data(octets[at : at + size])
-        while (event := connection.next_event()) is not NEED_DATA:
-            events.append(event)
+    connection.said += connection.data_to_send()
+    for answer in re.findall(rb"(?:[0-9]{3}-.*\r\n)*[0-9]{3} .*\r\n", octets):
+        for at in range(0, len(answer), size):
+            connection.receive_data(answer[at : at + size])
+            while (event := connection.next_event()) is not NEED_DATA:
+                events.append(event)
+        connection.said += connection.data_to_send()
     return events
 
 
-def said(connection: ClientConnection) -> bytes:
-    return connection.data_to_send()
+def said(connection: Told) -> bytes:
+    """What was written since this was asked last."""
+    octets, connection.said = connection.said + connection.data_to_send(), b""
+    return octets
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 @pytest.mark.parametrize("tls", [Tls.MAY, Tls.VERIFY])
 def test_lhlo_is_said_anew_under_tls(tls: Tls, size: int) -> None:
-    connection = ClientConnection("router", SECRET, tls)
+    connection = Told("router", SECRET, tls)
     assert feed(connection, GREETING + OFFERS, size) == []
     assert said(connection) == b"LHLO router\r\nSTARTTLS\r\n"
     assert feed(connection, GO, size) == [TlsWanted()]
@@ -47,20 +61,20 @@ def test_lhlo_is_said_anew_under_tls(tls: Tls, size: int) -> None:
 
 
 def test_tls_once_is_enough() -> None:
-    connection = ClientConnection("router", None, Tls.VERIFY)
+    connection = Told("router", None, Tls.VERIFY)
     feed(connection, GREETING + OFFERS + GO, 1000)
     connection.secured()
     assert feed(connection, OFFERS, 1000) == [Ready()]
 
 
 def test_a_password_is_not_sent_before_tls() -> None:
-    connection = ClientConnection("router", SECRET, Tls.VERIFY)
+    connection = Told("router", SECRET, Tls.VERIFY)
     feed(connection, GREETING + b"250-b\r\n250-AUTH PLAIN\r\n250 STARTTLS\r\n", 1000)
     assert b"AUTH" not in said(connection)
 
 
 def test_a_backend_without_tls_where_it_must_be() -> None:
-    connection = ClientConnection("router", SECRET, Tls.VERIFY)
+    connection = Told("router", SECRET, Tls.VERIFY)
     events = feed(connection, GREETING + b"250-b\r\n250 AUTH PLAIN\r\n", 1000)
     assert events == [HandshakeFailed("lhlo", NO_TLS)]
     assert connection.state is ClientState.CLOSED
@@ -68,16 +82,16 @@ def test_a_backend_without_tls_where_it_must_be() -> None:
 
 
 def test_a_backend_without_tls_where_it_may_be() -> None:
-    connection = ClientConnection("router", None, Tls.MAY)
+    connection = Told("router", None, Tls.MAY)
     assert feed(connection, GREETING + b"250 b\r\n", 1000) == [Ready()]
 
 
 @pytest.mark.parametrize("size", [1, 1000])
 def test_a_refused_starttls(size: int) -> None:
-    must = ClientConnection("router", None, Tls.VERIFY)
+    must = Told("router", None, Tls.VERIFY)
     events = feed(must, GREETING + OFFERS + b"454 4.7.0 not now\r\n", size)
     assert [event.command for event in events if isinstance(event, HandshakeFailed)] == ["starttls"]
-    may = ClientConnection("router", None, Tls.MAY)
+    may = Told("router", None, Tls.MAY)
     assert feed(may, GREETING + OFFERS + b"454 4.7.0 not now\r\n", size) == []
     said(may)
     assert feed(may, OFFERS, size) == [Ready()], "it is not asked again"
@@ -87,7 +101,7 @@ def test_a_refused_starttls(size: int) -> None:
 
 @pytest.mark.parametrize("behind", [b"250-b\r\n250 AUTH PLAIN\r\n", b"250 b\r\n", b"2"])
 def test_what_stands_behind_the_reply_to_starttls_is_no_reply_under_tls(behind: bytes) -> None:
-    connection = ClientConnection("router", SECRET, Tls.VERIFY)
+    connection = Told("router", SECRET, Tls.VERIFY)
     feed(connection, GREETING + OFFERS, 1000)
     connection.receive_data(GO + behind)
     with pytest.raises(RemoteProtocolError, match="STARTTLS"):
@@ -95,7 +109,7 @@ def test_what_stands_behind_the_reply_to_starttls_is_no_reply_under_tls(behind: 
 
 
 def test_what_comes_while_tls_is_to_begin_is_no_reply_either() -> None:
-    connection = ClientConnection("router", SECRET, Tls.VERIFY)
+    connection = Told("router", SECRET, Tls.VERIFY)
     assert feed(connection, GREETING + OFFERS + GO, 1) == [TlsWanted()]
     connection.receive_data(b"250 b\r\n")
     with pytest.raises(RemoteProtocolError):
@@ -111,7 +125,7 @@ def test_what_comes_while_tls_is_to_begin_is_no_reply_either() -> None:
     ],
 )
 def test_a_certificate_comes_before_a_password(mechanisms: bytes, line: bytes) -> None:
-    connection = ClientConnection("router", SECRET, Tls.VERIFY, external=True)
+    connection = Told("router", SECRET, Tls.VERIFY, external=True)
     feed(connection, GREETING + OFFERS + GO, 1000)
     connection.secured()
     said(connection)
@@ -121,5 +135,5 @@ def test_a_certificate_comes_before_a_password(mechanisms: bytes, line: bytes) -
 
 
 def test_external_is_nothing_without_tls() -> None:
-    connection = ClientConnection("router", None, Tls.MAY, external=True)
+    connection = Told("router", None, Tls.MAY, external=True)
     assert feed(connection, GREETING + b"250-b\r\n250 AUTH EXTERNAL\r\n", 1000) == [Ready()]
