@@ -27,13 +27,14 @@ NONE = reply(554, "5.3.0 No recipient got the message")
 BARE_NEWLINE = reply(554, "5.6.11 Message has a bare CR or LF")
 TOO_LARGE = reply(552, "5.3.4 Message is larger than this server takes")
 FALSE_END = reply(554, "5.6.0 Message has a long line with a dot where a backend would end it")
+
 LOOP = reply(554, "5.4.6 Message was passed on too often, it looks like a loop")
 
 _SPOILED = {
-    Verdict.LOOP: LOOP,
     Verdict.BARE_NEWLINE: BARE_NEWLINE,
     Verdict.TOO_LARGE: TOO_LARGE,
     Verdict.FALSE_END: FALSE_END,
+    Verdict.LOOP: LOOP,
 }
 
 

@@ -137,12 +137,6 @@ def _parse_vrfy(argument: bytes) -> Vrfy | Refused:
     return Vrfy(argument.strip()) if argument.strip() else Refused(SYNTAX)
 
 
-def _parse_bdat(argument: bytes) -> Bdat | Refused:
-    match = _BDAT.match(argument)
-    # Nobody knows how many octets of a message follow, so no command can follow.
-    return Bdat(int(match[1]), match[2] is not None) if match is not None else Refused(BAD_BDAT, close=True)
-
-
 def _parse_xclient(argument: bytes) -> Xclient | Refused:
     attributes = parse_attributes(argument, XCLIENT)
     return Refused(BAD_ATTRIBUTES) if attributes is None else Xclient(attributes)
@@ -151,6 +145,12 @@ def _parse_xclient(argument: bytes) -> Xclient | Refused:
 def _parse_xforward(argument: bytes) -> Xforward | Refused:
     attributes = parse_attributes(argument, XFORWARD)
     return Refused(BAD_ATTRIBUTES) if attributes is None else Xforward(attributes)
+
+
+def _parse_bdat(argument: bytes) -> Bdat | Refused:
+    match = _BDAT.match(argument)
+    # Nobody knows how many octets of a message follow, so no command can follow.
+    return Bdat(int(match[1]), match[2] is not None) if match is not None else Refused(BAD_BDAT, close=True)
 
 
 def _parse_bare(command: Data | Rset | Starttls | Quit) -> Callable[[bytes], Command | Refused]:

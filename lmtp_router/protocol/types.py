@@ -174,10 +174,10 @@ class Verdict(enum.Enum):
     GOOD = "good"
     BARE_NEWLINE = "bare-newline"
     TOO_LARGE = "too-large"
-    FALSE_END = "false-end"
-    """A long line has what a backend would take for the end (`lines`)."""
     LOOP = "loop"
     """Never of the scan: it was passed on too often."""
+    FALSE_END = "false-end"
+    """A long line has what a backend would take for the end (`lines`)."""
 
 
 class BodySpoiled(NamedTuple):

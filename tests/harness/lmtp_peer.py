@@ -81,12 +81,13 @@ class Script:
     hang_at: str = ""
     """Never answer: greeting mail rcpt data dot; or never read: body."""
     step: Callable[[str], Awaitable[None]] | None = None
+    noop: bytes = b"250 2.0.0 ok\r\n"
+    xforward: bytes = b"250 2.0.0 ok\r\n"
     flaw: str = ""
     """What is wrong with one reply, made of: ``half`` (only its first half is sent), ``twice``, ``slow`` (octet by
     octet); then ``gone`` (the connection is closed behind it) or ``silent`` (nothing more is ever said)."""
     flaw_at: str = ""
     """Which reply: greeting lhlo mail rcpt data final."""
-    xforward: bytes = b"250 2.0.0 ok\r\n"
     starttls: bytes = b"220 2.0.0 go\r\n"
     tls: ssl.SSLContext | None = None
     """For STARTTLS, which is offered by `lhlo` only; None: the connection is closed behind the reply."""
@@ -186,6 +187,8 @@ class ScriptedBackend:
             verb = line[:4].upper()
             if verb == b"LHLO":
                 await self._say(writer, "lhlo", self.script.secure_lhlo if secure else self.script.lhlo)
+            elif verb == b"NOOP":
+                writer.write(self.script.noop)
             elif verb == b"XFOR":
                 writer.write(self.script.xforward)
                 if self.script.xforward.startswith(b"421"):
