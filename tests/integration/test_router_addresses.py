@@ -156,3 +156,70 @@ def test_what_no_backend_offers_is_neither_offered_nor_taken(group: Delivery, us
         assert client.command("MAIL FROM:<a@example.net> BODY=8BITMIME SIZE=100").code == 250
         assert client.command(f"RCPT TO:<{users.plain}@example.org> NOTIFY=NEVER").code == 555
         assert client.command(f"RCPT TO:<{users.plain}@example.org> ORCPT=rfc822;x@example.org").code == 250
+
+
+DEFAULT = "lab.example"
+OTHER_RULES = {
+    "a dot": "<al.{u}@lab.example>",
+    "no domain": "<al.{u}>",
+    "user in upper case": "<AL.{U}@lab.example>",
+    "detail": "<al.{u}+work@lab.example>",
+    "the same name in another domain": "<al.{u}@example.org>",
+    "another domain in upper case": "<al.{u}@Example.Org>",
+    "a domain without that user": "<al.{u}@example.com>",
+    "a user of another domain only": "<only.{u}@example.org>",
+    "a user of another domain only, in the default one": "<only.{u}@lab.example>",
+    "source route": "<@x.example:al.{u}@example.org>",
+    "shared": "<bb+shared{u}/dept@lab.example>",
+    "shared, no folder": "<bb+shared{u}/none@lab.example>",
+    "shared with dots": "<bb+shared{u}.dept@lab.example>",
+    "a circumflex": "<al^{u}@lab.example>",
+    "address literal": "<al.{u}@[127.0.0.1]>",
+}
+
+
+@pytest.fixture(scope="module")
+def strict(root: Root, new_state: Callable[[], Path]) -> Iterator[Delivery]:
+    """Names as many sites have them: with domains, with dots, and with upper and lower case apart."""
+    extra = {
+        "virtdomains": "userid",
+        "defaultdomain": DEFAULT,
+        "unixhierarchysep": "yes",
+        "lmtp_downcase_rcpt": "no",
+        "postuser": POSTUSER,
+    }
+    names = {
+        "virtdomains": True,
+        "default_domain": DEFAULT,
+        "unix_hierarchy_separator": True,
+        "downcase": False,
+        "postuser": POSTUSER,
+    }
+    with Delivery(root, new_state(), extra=extra, config={"names": names}, postfix=False) as delivery:
+        yield delivery
+
+
+@pytest.fixture(scope="module")
+def strict_user(strict: Delivery) -> str:
+    user = strict.user()
+    with strict.be2.imap() as admin:
+        for name in (f"user/al.{user}", f"user/al.{user}@example.org", f"user/only.{user}@example.org"):
+            imap.create(admin, name)
+        imap.create(admin, f"shared{user}/dept")
+        imap.ok(admin.setacl(f"shared{user}/dept", "anyone", "lrp"))
+    return user
+
+
+@pytest.mark.parametrize("form", OTHER_RULES)
+def test_the_router_takes_what_cyrus_takes_under_other_rules(strict: Delivery, strict_user: str, form: str) -> None:
+    path = OTHER_RULES[form].format(u=strict_user, U=strict_user.upper())
+    theirs = rcpt(strict.be2.address, LMTPD_PORT, path)
+    ours = rcpt(strict.router.address, ROUTER_PORT, path)
+    assert ours.code // 100 == theirs.code // 100, (ours, theirs)
+
+
+def test_a_default_domain_in_another_case_is_not_bounced(strict: Delivery, strict_user: str) -> None:
+    """For us domains have no case; this Cyrus, told not to lower-case addresses, knows nobody there: not our "no"."""
+    path = f"<al.{strict_user}@LAB.EXAMPLE>"
+    assert rcpt(strict.be2.address, LMTPD_PORT, path).code == 550
+    assert rcpt(strict.router.address, ROUTER_PORT, path).code == 451
