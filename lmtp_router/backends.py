@@ -22,13 +22,6 @@ from lmtp_router.protocol.types import reply
 from lmtp_router.routing import Route
 from lmtp_router.tally import PoolState
 
-MAX_LINKS = 200
-"""Connections per backend and worker."""
-MAX_WAITING = 2000
-"""Deliveries that wait for one of them."""
-KEEP_S = 60.0
-"""How long an unused connection is kept: a Cyrus backend has one process tied to each."""
-
 CLEAR_S = 60.0
 """With `backend_tls = "may"`: how long a backend whose TLS did not begin is used in the clear."""
 
@@ -93,7 +86,7 @@ class BackendPool:
         elif self._idle:
             self._idle.pop().take(delivery, reused=True)
             return
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) >= self.settings.pool.waiting:
             delivery.unavailable(CROWDED)
             return
         self._waiting.append(delivery)
@@ -106,7 +99,8 @@ class BackendPool:
 
     def _pump(self) -> None:
         """Open as many connections as there are deliveries waiting for one."""
-        while self._connecting < len(self._waiting) and self._connecting + len(self.links) < MAX_LINKS:
+        most = self.settings.pool.connections
+        while self._connecting < len(self._waiting) and self._connecting + len(self.links) < most:
             if not self._breaker.allow(self.now()):
                 while len(self._waiting) > self._connecting:
                     delivery = self._waiting.pop()
@@ -183,8 +177,15 @@ class BackendPool:
         elif self._closing:
             link.quit()
         else:
-            link.deadline = self.now() + KEEP_S
+            limits, now = self.settings.pool, self.now()
+            link.idle_until = link.idle_until or now + limits.idle_s
+            link.deadline = min(link.idle_until, now + limits.noop_s) if limits.noop_s else link.idle_until
             self._idle.append(link)
+
+    def take_out(self, link: BackendLink) -> None:
+        """`link` is not to be used now."""
+        if link in self._idle:
+            self._idle.remove(link)
 
     def forget(self, link: BackendLink) -> None:
         """`link` is closed."""

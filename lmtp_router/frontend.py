@@ -72,6 +72,7 @@ class Frontend:
                 settings.deadlines,
                 settings.body_buffer,
                 settings.backend_tls,
+                settings.pool,
             ),
             self._loop,
         )

@@ -18,7 +18,7 @@ from lmtp_router.protocol.connection import ClientConnection
 from lmtp_router.protocol.state import ClientState
 from lmtp_router.protocol.types import Answered, HandshakeFailed, Mail, NeedData, Ready, TlsWanted
 from lmtp_router.recipient import Recipient
-from lmtp_router.settings import BackendTls
+from lmtp_router.settings import BackendTls, PoolLimits
 
 CLOSE_S = 1.0
 """How long a backend may take to say good-bye under TLS."""
@@ -35,6 +35,7 @@ class LinkSettings(NamedTuple):
     buffer_limit: int
     """Octets given to a connection and not taken, before the client has to wait."""
     tls: BackendTls | None = None
+    pool: PoolLimits = PoolLimits()
 
 
 class Keeper(Protocol):
@@ -76,6 +77,9 @@ class Keeper(Protocol):
     def give_back(self, link: BackendLink) -> None:
         """`link` is free again."""
 
+    def take_out(self, link: BackendLink) -> None:
+        """`link` is not to be used now."""
+
     def forget(self, link: BackendLink) -> None:
         """`link` is closed."""
 
@@ -86,6 +90,8 @@ class BackendLink(asyncio.Protocol):
     def __init__(self, pool: Keeper) -> None:
         self.deadline = math.inf
         self.reused = False
+        self.idle_until = 0.0
+        """Until then it is kept unused; 0 while it is used."""
         self.paused = False
         self._pool = pool
         self._connection = pool.connection()
@@ -109,6 +115,7 @@ class BackendLink(asyncio.Protocol):
     def take(self, delivery: LinkUser, *, reused: bool) -> None:
         """Serve `delivery` from here on."""
         self.deadline = math.inf
+        self.idle_until = 0.0
         self.reused = reused
         self._delivery = delivery
         delivery.connected(self)
@@ -163,10 +170,19 @@ class BackendLink(asyncio.Protocol):
             self._transport = None
         self._pool.forget(self)
 
+    def _ask(self) -> None:
+        """Does it still live?  Its answer brings it back."""
+        self._pool.take_out(self)
+        self._connection.noop()
+        self._write_commands()
+        self.deadline = self._pool.now() + self._pool.settings.deadlines.envelope
+
     def expire(self) -> None:
         """The deadline of the greeting, of RSET, or of keeping it unused has passed."""
         if not self._ready:
             self._fail("no greeting or reply to LHLO in time")
+        elif self._connection.reusable and self._pool.now() < self.idle_until:
+            self._ask()
         elif self._connection.reusable:
             self.quit()
         else:

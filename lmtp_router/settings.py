@@ -39,6 +39,17 @@ class BackendTls(NamedTuple):
     name_of: Callable[[str], str]
 
 
+class PoolLimits(NamedTuple):
+    """Bounds of the connections to one backend, of each worker."""
+
+    connections: int = 200
+    waiting: int = 2000
+    """Deliveries that wait for one of them."""
+    idle_s: float = 60.0
+    noop_s: float = 0.0
+    """How often an unused one is asked whether it lives; 0: never."""
+
+
 class Settings(NamedTuple):
     """What a worker's sessions have in common."""
 
@@ -62,6 +73,7 @@ class Settings(NamedTuple):
     """Write one before each message."""
     backend_tls: BackendTls | None = None
     """None: in the clear."""
+    pool: PoolLimits = PoolLimits()
 
     def admits(self, peer: object) -> bool:
         """True if the client at `peer` (a socket address, empty for a UNIX socket) may deliver."""
@@ -95,6 +107,7 @@ def settings_of(config: Config) -> Settings:
         credentials=_credentials(config),
         disclosure=Disclosure(config.log.recipients),
         tls=_tls(config),
+        pool=PoolLimits(lmtp.backend_connections, lmtp.backend_waiting, lmtp.backend_idle_s, lmtp.backend_noop_s),
         max_hops=lmtp.max_hops,
         received=lmtp.received,
         backend_tls=_backend_tls(config),

@@ -251,12 +251,12 @@ def _lmtp(config: Config) -> Iterator[Finding]:
         if str(address.parse(text)) in taken:
             yield Finding("lmtp", "smtp_listen", f"{text} is in listen too: expected LMTP or SMTP there", True)
     open_to_all = [text for text in (*lmtp.listen, *lmtp.smtp_listen) if not address.parse(text).is_local]
-    if open_to_all and not lmtp.trusted and not lmtp.tls_cert:
+    if open_to_all and not lmtp.trusted:
         yield Finding(
             "lmtp",
             "listen",
-            f"{', '.join(open_to_all)} is beyond loopback without TLS and without a `trusted` list:"
-            " anybody could deliver mail",
+            f"{', '.join(open_to_all)} is beyond loopback without a `trusted` list: nobody may deliver there, and with"
+            " one that names all, anybody could deliver mail",
             True,
         )
 

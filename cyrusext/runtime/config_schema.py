@@ -304,6 +304,28 @@ class LmtpSection(Section, frozen=True):
     ] = ()
     backend_user: Annotated[str, Meta(description="User of the AUTH to backends; empty: no AUTH.")] = ""
     backend_password_file: Annotated[str, Meta(description="File with its password.")] = ""
+    backend_connections: Annotated[
+        int, Meta(ge=1, le=10_000, description="Connections to one backend, of each worker.")
+    ] = 200
+    backend_waiting: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Deliveries of a worker that may wait for one; more are deferred at once.",
+        ),
+    ] = 2000
+    backend_idle_s: Annotated[
+        PositiveSeconds,
+        Meta(description="How long an unused connection is kept: at a Cyrus backend each ties a process."),
+    ] = 60.0
+    backend_noop_s: Annotated[
+        Seconds,
+        Meta(
+            description="How often an unused connection is asked by NOOP whether it lives; 0: never, for one that"
+            " died is replaced anyhow when it is used."
+        ),
+    ] = 0.0
     backend_tls: Annotated[
         Literal["off", "may", "verify"],
         Meta(

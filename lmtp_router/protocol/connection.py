@@ -550,6 +550,10 @@ class ClientConnection:
         """Give the transaction up; replies that are owed still come."""
         self._send(Sent.RSET, ClientInput.RSET, None, b"RSET\r\n")
 
+    def noop(self) -> None:
+        """Ask whether the backend is still there; as after `rset`, the connection may be used again when it answers."""
+        self._send(Sent.RSET, ClientInput.NOOP, None, b"NOOP\r\n")
+
     def body(self, chunk: bytes) -> bytes:
         """Return `chunk` to be written; raises LocalProtocolError where the backend has not said 354."""
         if self.state is not ClientState.BODY:

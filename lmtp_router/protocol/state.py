@@ -97,6 +97,7 @@ class ClientInput(enum.Enum):
     END = "end"
     REPLIED = "replied"
     RSET = "rset"
+    NOOP = "noop"
     RESET_DONE = "reset-done"
 
 
@@ -165,5 +166,6 @@ CLIENT: dict[tuple[ClientState, ClientInput], ClientState] = {
     (_C.GATED, _J.REFUSED): _C.ENVELOPE,
     (_C.BODY, _J.END): _C.FINAL,
     (_C.FINAL, _J.REPLIED): _C.READY,
+    (_C.READY, _J.NOOP): _C.RESETTING,
     (_C.RESETTING, _J.RESET_DONE): _C.READY,
 }

@@ -260,6 +260,29 @@ def test_a_received_field_is_written_where_it_is_wanted() -> None:
     play(test)
 
 
+def test_messages_in_chunks_are_no_exception() -> None:
+    circles = b"Received: from a by b;\r\n\tsometime\r\n" * 4
+
+    async def test() -> None:
+        backend = ScriptedBackend()
+        async with RouterUnderTest({"a": backend}, settings={"received": True, "max_hops": 3}) as router:
+            client = await router.client()
+            for body in (circles[:-9] + b"\r\n" + BODY, circles + BODY):
+                await client.envelope(U)
+                client.send(b"BDAT 20\r\n%bBDAT %d LAST\r\n%b" % (body[:20], len(body) - 20, body[20:]))
+                replies = await client.replies(2)
+                assert replies[0].startswith((b"250", b"554"))
+                assert replies[1].startswith(b"554 5.4.6")
+            await client.envelope(U)
+            client.send(b"BDAT %d LAST\r\n%b" % (len(BODY), BODY))
+            assert (await client.reply()).startswith(b"250")
+        (message,) = backend.messages
+        assert message.body.startswith(b"Received: from client.example.org ([127.0.0.1])\r\n")
+        assert message.body.endswith(b"\r\n" + BODY)
+
+    play(test)
+
+
 def test_without_it_not_an_octet_is_added() -> None:
     async def test() -> None:
         backend = ScriptedBackend()

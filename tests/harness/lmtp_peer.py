@@ -81,6 +81,7 @@ class Script:
     hang_at: str = ""
     """Never answer: greeting mail rcpt data dot; or never read: body."""
     step: Callable[[str], Awaitable[None]] | None = None
+    noop: bytes = b"250 2.0.0 ok\r\n"
     flaw: str = ""
     """What is wrong with one reply, made of: ``half`` (only its first half is sent), ``twice``, ``slow`` (octet by
     octet); then ``gone`` (the connection is closed behind it) or ``silent`` (nothing more is ever said)."""
@@ -186,6 +187,8 @@ class ScriptedBackend:
             verb = line[:4].upper()
             if verb == b"LHLO":
                 await self._say(writer, "lhlo", self.script.secure_lhlo if secure else self.script.lhlo)
+            elif verb == b"NOOP":
+                writer.write(self.script.noop)
             elif verb == b"XFOR":
                 writer.write(self.script.xforward)
                 if self.script.xforward.startswith(b"421"):

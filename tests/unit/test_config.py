@@ -135,6 +135,7 @@ def test_the_defaults_can_run() -> None:
         ('[mupdate]\ntls_cert = "/dev/null"', "tls_cert", "no certificate with its key", True),
         ('[mupdate]\nsasldb_path = "/nonexistent"', "sasldb_path", "can not be read", True),
         ('[lmtp]\nlisten = ["0.0.0.0:24"]', "listen", "anybody could deliver", True),
+        ('[lmtp]\nlisten = ["0.0.0.0:24"]', "listen", "nobody may deliver there", True),
         ("[lmtp]\nlisten = []", "listen", "at least one", True),
         ('[lmtp]\nsmtp_listen = ["127.0.0.1:2024"]', "smtp_listen", "LMTP or SMTP", True),
         ('[lmtp]\nproxy_protocol = ["127.0.0.1:2024"]', "proxy_protocol", "networks of the balancers", True),
