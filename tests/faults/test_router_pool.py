@@ -42,7 +42,8 @@ def test_no_more_connections_than_allowed_and_the_others_wait() -> None:
             await wait_until(lambda: len(backend.messages) == 2, "two are under way")
             for client in clients[2:5]:
                 client.send(b"MAIL FROM:<>\r\nRCPT TO:" + U + b"\r\n")
-            pools = router.frontend.pools if router.frontend is not None else []
+            assert router.frontend is not None
+            pools = router.frontend.pools
             await wait_until(lambda: [pool.state().waiting for pool in pools] == [3], "three wait")
             assert [reply[:9] for reply in await clients[5].envelope(U)] == [b"451 4.3.2"]
             assert backend.connections == 2
@@ -50,6 +51,7 @@ def test_no_more_connections_than_allowed_and_the_others_wait() -> None:
             backend.released.set()
             for client in clients[2:5]:
                 assert await client.codes(2) == [b"250", b"250"]
+                await client.ask(b"RSET")
             assert backend.connections == 2
 
     play(test)
@@ -96,14 +98,13 @@ def test_no_socket_waits_for_more_to_send(door: Door) -> None:
                 writer.write(b"PROXY UNKNOWN\r\n")
             await reader.readline()
             writer.write(b"LHLO c\r\nMAIL FROM:<>\r\nRCPT TO:" + U + b"\r\n")
-            while not (await reader.readline()).startswith(b"250 2.1.5"):
-                pass
+            while not (line := await reader.readline()).startswith(b"250 2.1.5"):
+                assert line, "the router closed"
             assert router.frontend is not None
             (session,) = router.frontend.sessions
             (pool,) = router.frontend.pools
             (link,) = pool.links
-            for side in (session, link):
-                transport = side._transport
+            for transport in (session._transport, link._transport):
                 assert transport is not None
                 sock: socket.socket = transport.get_extra_info("socket")
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
