@@ -30,6 +30,8 @@ class Route(NamedTuple):
     server: str
     host: str
     port: int
+    buried: bool = False
+    """The mailbox was there and is deleted, by all that is known: the backend may still have it, else it says no."""
 
 
 class Routing:
@@ -42,12 +44,12 @@ class Routing:
     def route(self, recipient: Rcpt) -> Route | Reply:
         """Return where `recipient` goes now, or the reply of a recipient that goes nowhere."""
         answer = self._lookup.recipient(recipient.address)
-        if answer.verdict is Verdict.FOUND:
+        if answer.verdict is Verdict.FOUND or answer.server:
             entry = self._backends.get(answer.server)
             if entry is not None and entry.state == "down":
                 return BACKEND_DOWN
             host, port = self._backends.endpoint(answer.server, "lmtp")
-            return Route(answer.server, host, port)
+            return Route(answer.server, host, port, buried=answer.verdict is Verdict.ABSENT)
         if answer.verdict is Verdict.ABSENT:
             return UNKNOWN_USER
         return UNSETTLED if answer.unsettled else NOT_NOW

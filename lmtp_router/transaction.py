@@ -182,7 +182,7 @@ class Transaction:
     def recipient_unknown(self, recipient: Recipient, answer: Reply) -> None:
         """The backend knows no such mailbox.  A stale location is no bounce: ask again, go there once, else defer."""
         route = self._routing.route(recipient.rcpt)
-        if route is UNKNOWN_USER:
+        if route is UNKNOWN_USER or (isinstance(route, Route) and route.buried and route.server == recipient.server):
             # Index and backend agree: the backend says it in its own words.
             self.recipient_answered(recipient, answer)
         elif isinstance(route, Reply):

@@ -20,7 +20,7 @@ from cyrusext.errors import CyrusExtError, IndexCorrupt, IndexUnavailable, Index
 from cyrusext.index import _cyx
 from cyrusext.index._lookup import Lookups, encoded
 from cyrusext.index.diagnosis import explained
-from cyrusext.model import Flag, Location, MailboxRecord, State, check_name
+from cyrusext.model import Flag, Location, MailboxRecord, ServerPartition, State, check_name
 from cyrusext.names import NameRules, mailbox_of_address
 
 __all__ = ["Event", "Index", "Location", "read_chunk"]
@@ -97,6 +97,13 @@ class Index(Lookups):
         """The whole record, with ACL; None also for a tombstone."""
         record = self._reader.get(check_name(encoded(name)))
         return None if record is None or record.state is State.DELETED else record
+
+    def last_place(self, name: str | bytes) -> ServerPartition | None:
+        """Where a mailbox was that is deleted, while its tombstone is kept; else None."""
+        record = self._reader.get(check_name(encoded(name)))
+        if record is None or record.state is not State.DELETED or not record.server:
+            return None
+        return ServerPartition(record.server, record.partition)
 
     def acl(self, name: str | bytes) -> bytes | None:
         """The ACL of a mailbox as Cyrus has it (b"" where it has none); None where there is no such mailbox."""

@@ -102,3 +102,32 @@ def test_mailbox_that_leaves_between_rcpt_and_delivery_is_no_bounce(now: str | A
             assert replies[1].startswith(b"250")
 
     play(test)
+
+
+DELETED_THERE = Answer(Verdict.ABSENT, b"user.u0", "a", "default", "mailbox was deleted")
+
+
+def test_a_rename_that_was_torn_long_ago_bounces_nothing_either() -> None:
+    """The node has its DELETE and no more, and a minute has passed: the backend has the mailbox, and takes its mail."""
+
+    async def test() -> None:
+        async with RouterUnderTest(pair(), {A[1:-1]: DELETED_THERE}) as router:
+            client = await router.client()
+            assert [reply[:3] for reply in await client.message(BODY, A, B)] == [b"250", b"250"]
+            assert router.backends["a"].messages[0].rcpts == [A]
+
+    play(test)
+
+
+def test_who_is_deleted_by_all_accounts_is_refused_by_the_backend() -> None:
+    async def test() -> None:
+        unknown = Script(rcpt={A: b"550-its own words\r\n550 5.1.1 User unknown\r\n"})
+        async with RouterUnderTest(pair(unknown), {A[1:-1]: DELETED_THERE}) as router:
+            client = await router.client()
+            replies = await client.envelope(A, B)
+            assert replies[0] == b"550-its own words\r\n550 5.1.1 User unknown\r\n"
+            await router.backends["a"].stop()
+            await client.ask(b"RSET")
+            assert (await client.envelope(A))[0].startswith(b"451 4.4.1"), "a no is proved by nobody"
+
+    play(test)

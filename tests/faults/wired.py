@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import smtplib
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -146,9 +146,13 @@ class Delivered(NamedTuple):
 
 def told(wire: WireFault) -> Counter[Delivered]:
     """How often the client of a wire was told 250 for a recipient after the message; only what passed whole counts."""
+    streams: defaultdict[tuple[int, str], list[bytes]] = defaultdict(list)
+    for connection, direction, data in list(wire.record):
+        streams[connection, direction].append(data)
     found: Counter[Delivered] = Counter()
-    for connection in sorted({piece.connection for piece in wire.record}):
-        found.update(_told_on(wire.transcript(connection, TO_SERVER), wire.transcript(connection, TO_CLIENT)))
+    for connection in {connection for connection, _ in streams}:
+        said, answers = (b"".join(streams[connection, direction]) for direction in (TO_SERVER, TO_CLIENT))
+        found.update(_told_on(said, answers))
     return found
 
 

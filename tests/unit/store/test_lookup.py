@@ -100,6 +100,14 @@ def test_just_deleted_user_is_not_bounced(store: Store, lookup: Lookup) -> None:
     assert lookup.recipient(b"alice@example.org").verdict is Verdict.ABSENT
 
 
+def test_where_a_deleted_mailbox_was_is_told_to_who_would_bounce_its_mail(store: Store, lookup: Lookup) -> None:
+    put(store, b"user.alice", State.DELETED, at=int((time.time() - RECENTLY_DELETED_S - 1) * 1e6))
+    answer = lookup.recipient(b"alice@example.org")
+    assert (answer.verdict, answer.server, answer.partition) == (Verdict.ABSENT, "be1", "default")
+    assert lookup.mailbox(b"user.alice").server == ""
+    assert lookup.recipient(b"nobody@example.org").server == ""
+
+
 def test_no_index_is_temporary_until_there_is_one(tmp_path: Path) -> None:
     lookup = Lookup(tmp_path / "state", NameRules())
     answer = lookup.recipient(b"alice@example.org")
