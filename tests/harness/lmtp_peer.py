@@ -82,6 +82,7 @@ class Script:
     """Never answer: greeting mail rcpt data dot; or never read: body."""
     step: Callable[[str], Awaitable[None]] | None = None
     noop: bytes = b"250 2.0.0 ok\r\n"
+    xforward: bytes = b"250 2.0.0 ok\r\n"
     flaw: str = ""
     """What is wrong with one reply, made of: ``half`` (only its first half is sent), ``twice``, ``slow`` (octet by
     octet); then ``gone`` (the connection is closed behind it) or ``silent`` (nothing more is ever said)."""
