@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 from cyrusext.errors import RemoteProtocolError
@@ -22,6 +22,7 @@ from lmtp_router.protocol.state import ClientState
 from lmtp_router.protocol.types import Answered, HandshakeFailed, Mail, NeedData, Ready, reply
 from lmtp_router.recipient import Recipient
 from lmtp_router.tally import PoolState
+from lmtp_router.turn import Outlet, Turn
 
 MAX_LINKS = 200
 """Connections per backend and worker."""
@@ -46,7 +47,7 @@ class LinkSettings(NamedTuple):
     """Octets given to a connection and not taken, before the client has to wait."""
 
 
-class BackendLink(asyncio.Protocol):
+class BackendLink:
     """One connection to a backend; the `Link` of the delivery that has it."""
 
     def __init__(self, pool: BackendPool) -> None:
@@ -55,7 +56,7 @@ class BackendLink(asyncio.Protocol):
         self.paused = False
         self._pool = pool
         self._connection = ClientConnection(pool.settings.hostname, pool.settings.credentials)
-        self._transport: asyncio.Transport | None = None
+        self._transport: Outlet | None = None
         self._delivery: LinkUser | None = None
         self._ready = False
         self._write_due = False
@@ -137,9 +138,9 @@ class BackendLink(asyncio.Protocol):
     # What the transport tells.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
         limit = self._pool.settings.buffer_limit
-        self._transport.set_write_buffer_limits(high=limit, low=limit // 4)
+        self._transport = Outlet(cast(asyncio.Transport, transport), self._pool.turn)
+        self._transport.transport.set_write_buffer_limits(high=limit, low=limit // 4)
         self.deadline = self._pool.now() + self._pool.settings.deadlines.greeting
         self._pool.links.add(self)
 
@@ -171,7 +172,7 @@ class BackendLink(asyncio.Protocol):
         """Commands that come in one turn of the loop go out in one write."""
         if not self._write_due:
             self._write_due = True
-            self._pool.soon(self._write_commands)
+            self._pool.turn.soon(self._write_commands)
 
     def _write_commands(self) -> None:
         self._write_due = False
@@ -217,12 +218,14 @@ class BackendLink(asyncio.Protocol):
 class BackendPool:
     """The connections to one endpoint."""
 
-    def __init__(self, host: str, port: int, settings: LinkSettings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, host: str, port: int, settings: LinkSettings, loop: asyncio.AbstractEventLoop, turn: Turn
+    ) -> None:
         self.name = f"{host}:{port}"
         self.settings = settings
         self.links: set[BackendLink] = set()
         self.now = loop.time
-        self.soon: Callable[[Callable[[], None]], object] = loop.call_soon
+        self.turn = turn
         self._host = host
         self._port = port
         self._loop = loop
@@ -283,7 +286,7 @@ class BackendPool:
         link = BackendLink(self)
         try:
             async with asyncio.timeout(self.settings.deadlines.connect):
-                await self._loop.create_connection(lambda: link, self._host, self._port)
+                await self._loop.create_connection(lambda: cast(asyncio.Protocol, link), self._host, self._port)
         except (OSError, TimeoutError) as error:
             # Closed first: where the deadline fell on the last moment, it must not report for itself.
             link.close()
@@ -348,16 +351,17 @@ class BackendPool:
 class BackendPools:
     """All backends; the `Dispatch` of the deliveries."""
 
-    def __init__(self, settings: LinkSettings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, settings: LinkSettings, loop: asyncio.AbstractEventLoop, turn: Turn) -> None:
         self._settings = settings
         self._loop = loop
+        self._turn = turn
         self._pools: dict[tuple[str, int], BackendPool] = {}
 
     def pool(self, host: str, port: int) -> BackendPool:
         """The pool of an endpoint."""
         pool = self._pools.get((host, port))
         if pool is None:
-            pool = self._pools[host, port] = BackendPool(host, port, self._settings, self._loop)
+            pool = self._pools[host, port] = BackendPool(host, port, self._settings, self._loop, self._turn)
         return pool
 
     def __iter__(self) -> Iterator[BackendPool]:

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from typing import cast
 
 from cyrusext.runtime import logging
 from lmtp_router.backends import BackendPools, LinkSettings
@@ -23,6 +24,7 @@ from lmtp_router.routing import Routing
 from lmtp_router.session import Session
 from lmtp_router.settings import Settings
 from lmtp_router.transaction import Transaction
+from lmtp_router.turn import Turn
 
 MAX_SESSIONS = 20_000
 """Clients of one worker at a time."""
@@ -44,15 +46,15 @@ class Frontend:
         self.draining = False
         self._retired = False
         self.greeting = reply(220, f"{settings.hostname} LMTP cyrusext ready").raw
-        self.journal = Journal(settings.disclosure)
         self._routing = routing
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
-        self.pools = BackendPools(
-            LinkSettings(settings.hostname, settings.credentials, settings.deadlines, settings.body_buffer), self._loop
-        )
+        self.journal = Journal(settings.disclosure, later=self._loop.call_later)
+        self.turn = Turn(self._loop.call_soon)
+        links = LinkSettings(settings.hostname, settings.credentials, settings.deadlines, settings.body_buffer)
+        self.pools = BackendPools(links, self._loop, self.turn)
         self._ids = itertools.count(1)
         self._prefix = f"{os.getpid():x}{int(time.time()) & 0xFFFFFF:06x}"
         self._sweeper: asyncio.Task[None] | None = None
@@ -88,12 +90,15 @@ class Frontend:
             mail, client, replies, self._routing, self.pools, settings.deadlines, self.now, settings.body_buffer
         )
 
+    def _session(self) -> asyncio.Protocol:
+        return cast(asyncio.Protocol, Session(self))
+
     async def start(self) -> None:
         for sock in self._sockets:
             if sock.family == socket.AF_UNIX:
-                server = await self._loop.create_unix_server(lambda: Session(self), sock=sock)
+                server = await self._loop.create_unix_server(self._session, sock=sock)
             else:
-                server = await self._loop.create_server(lambda: Session(self), sock=sock)
+                server = await self._loop.create_server(self._session, sock=sock)
             self._servers.append(server)
         self._sweeper = self._loop.create_task(self._sweep())
 
@@ -123,6 +128,7 @@ class Frontend:
         if self._sweeper is not None:
             self._sweeper.cancel()
         self.pools.close()
+        self.journal.flush()
 
     async def _sweep(self) -> None:
         """Look after all deadlines: a sweep costs less than a timer for each step of each message."""

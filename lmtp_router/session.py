@@ -11,6 +11,7 @@ from typing import Protocol, cast
 
 from cyrusext.runtime import logging
 from lmtp_router.journal import Done, Journal
+from lmtp_router.protocol._tuples import record
 from lmtp_router.protocol.connection import ServerConnection
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import (
@@ -35,6 +36,7 @@ from lmtp_router.recipient import Recipient
 from lmtp_router.results import Replies
 from lmtp_router.settings import Settings
 from lmtp_router.transaction import Transaction
+from lmtp_router.turn import Outlet, Turn
 
 MAX_BUFFERED = 64 << 10
 """Octets of commands that may wait while a decision is due."""
@@ -72,6 +74,9 @@ class Host(Protocol):
     def journal(self) -> Journal: ...
 
     @property
+    def turn(self) -> Turn: ...
+
+    @property
     def greeting(self) -> bytes: ...
 
     def admit(self, session: Session) -> bool:
@@ -88,7 +93,7 @@ class Host(Protocol):
         """Begin a transaction."""
 
 
-class Session(asyncio.Protocol):
+class Session:
     """One client."""
 
     def __init__(self, frontend: Host) -> None:
@@ -100,7 +105,7 @@ class Session(asyncio.Protocol):
         self._replies = Replies()
         self._transaction: Transaction | None = None
         self._held: Rset | Lhlo | Quit | None = None
-        self._transport: asyncio.Transport | None = None
+        self._transport: Outlet | None = None
         self._id = ""
         self._closing = False
         self._polite = False
@@ -115,7 +120,7 @@ class Session(asyncio.Protocol):
     # What the transport tells.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = Outlet(cast(asyncio.Transport, transport), self._frontend.turn)
         self._id = self._frontend.next_id()
         self._heard = self._frontend.now()
         peer = transport.get_extra_info("peername")
@@ -172,7 +177,7 @@ class Session(asyncio.Protocol):
         """Taken up by the `flush` that follows."""
 
     def recipient_done(self, recipient: Recipient, final: Reply, size: int) -> None:
-        self._done.append(Done(recipient, final, size, self._frontend.now()))
+        self._done.append(record(Done, recipient, final, size, self._frontend.now()))
         if self._transport is None:
             # The client is gone: nothing else ends this transaction.
             self._note()

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
 from lmtp_router.protocol import codec
 from lmtp_router.protocol._scan import BodyScanner
+from lmtp_router.protocol._tuples import record
 from lmtp_router.protocol.state import CLIENT, SERVER, ClientInput, ClientState, ServerInput, ServerState
 from lmtp_router.protocol.types import (
     NEED_DATA,
@@ -195,7 +196,7 @@ class ServerConnection:
             elif self._size > self._limits.max_size:
                 self._verdict = Verdict.TOO_LARGE
             elif octets:
-                self._pending.append(BodyData(octets))
+                self._pending.append(record(BodyData, octets))
             if self._verdict is not Verdict.GOOD:
                 self._pending.append(BodySpoiled(self._verdict))
         if end >= 0:
@@ -328,7 +329,7 @@ class ClientConnection:
             self._move(ClientInput.RESET_DONE)
         if self._turn:
             self._out.append(self._turn.popleft())
-        return Answered(sent, context, answer)
+        return record(Answered, sent, context, answer)
 
     def mail(self, mail: Mail) -> None:
         """Begin a transaction."""
