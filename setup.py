@@ -69,10 +69,13 @@ ROUTER = [
     for name in (
         "backends",
         "body",
+        "channel",
         "delivery",
         "journal",
+        "link",
         "protocol.codec",
         "protocol.connection",
+        "protocol.lines",
         "protocol.types",
         "recipient",
         "results",
@@ -163,7 +166,7 @@ def extensions() -> list[Extension]:
                 Extension(
                     f"lmtp_router.{name}", [f"lmtp_router/{name.replace('.', '/')}.pyx"], extra_compile_args=CFLAGS
                 )
-                for name in ("_lines", "protocol._plain", "protocol._scan", "protocol._tuples")
+                for name in ("_lines", "protocol._plain", "protocol._scan", "protocol._stuff", "protocol._tuples")
             ),
             *router_modules(),
         ],

@@ -6,6 +6,7 @@ is IMAP's (DESIGN 3) and does not count for the other protocols.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -25,6 +26,7 @@ class Backend(NamedTuple):
     http: int = DEFAULT_PORTS["http"]
     weight: float = 1.0
     state: str = "up"
+    tls_name: str = ""
     tags: tuple[str, ...] = ()
 
     def port(self, protocol: str) -> int:
@@ -64,6 +66,24 @@ class Backends(Mapping[str, Backend]):
         if protocol == "imap" and port is not None:
             return host, port
         return host, DEFAULT_PORTS[protocol]
+
+    def certificate_name(self, server: str) -> str:
+        """Return the name, or the address, that the certificate of `server` must have."""
+        host, _ = split_server(server)
+        entry = self._entries.get(server) or self._entries.get(host)
+        if entry is None:
+            return host
+        if entry.tls_name:
+            return entry.tls_name
+        return host if not entry.host or (_is_address(entry.host) and not _is_address(host)) else entry.host
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def split_server(server: str) -> tuple[str, int | None]:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Iterator
-from typing import NamedTuple, cast
+from collections.abc import Callable, Coroutine, Iterator
+from typing import cast
 
-from cyrusext.errors import RemoteProtocolError
 from cyrusext.runtime import logging
 from lmtp_router.breaker import Breaker
-from lmtp_router.interfaces import Deadlines, LinkUser
-from lmtp_router.protocol.connection import ClientConnection
-from lmtp_router.protocol.state import ClientState
-from lmtp_router.protocol.types import Answered, HandshakeFailed, Mail, NeedData, Ready, reply
-from lmtp_router.recipient import Recipient
+from lmtp_router.interfaces import LinkUser
+from lmtp_router.link import BackendLink, LinkSettings
+from lmtp_router.protocol.connection import ClientConnection, offered
+from lmtp_router.protocol.handshake import Tls
+from lmtp_router.protocol.types import reply
+from lmtp_router.routing import Route
 from lmtp_router.tally import PoolState
-from lmtp_router.turn import Outlet, Turn
+from lmtp_router.turn import Turn
 
 MAX_LINKS = 200
 """Connections per backend and worker."""
@@ -31,197 +31,30 @@ MAX_WAITING = 2000
 KEEP_S = 60.0
 """How long an unused connection is kept: a Cyrus backend has one process tied to each."""
 
+CLEAR_S = 60.0
+"""With `backend_tls = "may"`: how long a backend whose TLS did not begin is used in the clear."""
+
 UNREACHABLE = reply(451, "4.4.1 No connection to the backend, try again later")
 CROWDED = reply(451, "4.3.2 Too many deliveries wait for the backend, try again later")
 
 log = logging.get()
 
 
-class LinkSettings(NamedTuple):
-    """What all connections to backends have in common."""
-
-    hostname: str
-    credentials: tuple[str, str] | None
-    deadlines: Deadlines
-    buffer_limit: int
-    """Octets given to a connection and not taken, before the client has to wait."""
-
-
-class BackendLink:
-    """One connection to a backend; the `Link` of the delivery that has it."""
-
-    def __init__(self, pool: BackendPool) -> None:
-        self.deadline = math.inf
-        self.reused = False
-        self.paused = False
-        self._pool = pool
-        self._connection = ClientConnection(pool.settings.hostname, pool.settings.credentials)
-        self._transport: Outlet | None = None
-        self._delivery: LinkUser | None = None
-        self._ready = False
-        self._write_due = False
-
-    @property
-    def extensions(self) -> frozenset[bytes]:
-        return self._connection.extensions
-
-    @property
-    def outstanding(self) -> int:
-        return self._connection.outstanding
-
-    # What the delivery does.
-
-    def take(self, delivery: LinkUser, *, reused: bool) -> None:
-        """Serve `delivery` from here on."""
-        self.deadline = math.inf
-        self.reused = reused
-        self._delivery = delivery
-        delivery.connected(self)
-
-    def mail(self, mail: Mail) -> None:
-        self._connection.mail(mail)
-        self._write_soon()
-
-    def rcpt(self, path: bytes, recipient: Recipient) -> None:
-        self._connection.rcpt(path, recipient)
-        self._write_soon()
-
-    def data(self) -> None:
-        self._connection.data()
-        self._write_soon()
-
-    def body(self, chunk: bytes) -> None:
-        octets = self._connection.body(chunk)
-        if self._transport is not None:
-            self._transport.write(octets)
-
-    def end(self, recipients: list[Recipient]) -> None:
-        octets = self._connection.end(list(recipients))
-        if self._transport is not None:
-            self._transport.write(octets)
-
-    def release(self) -> None:
-        self._delivery = None
-        if self._connection.reusable:
-            self._pool.give_back(self)
-        elif self._connection.state is ClientState.ENVELOPE:
-            self._connection.rset()
-            self._write_commands()
-            self.deadline = self._pool.now() + self._pool.settings.deadlines.envelope
-        else:
-            self.close()
-
-    def close(self) -> None:
-        self._delivery = None
-        self._pool.forget(self)
-        if self._transport is not None:
-            self._transport.abort()
-            self._transport = None
-
-    def quit(self) -> None:
-        """End an unused connection in good manners."""
-        if self._transport is not None:
-            self._transport.write(b"QUIT\r\n")
-            self._transport.close()
-            self._transport = None
-        self._pool.forget(self)
-
-    def expire(self) -> None:
-        """The deadline of the greeting, of RSET, or of keeping it unused has passed."""
-        if not self._ready:
-            self._fail("no greeting or reply to LHLO in time")
-        elif self._connection.reusable:
-            self.quit()
-        else:
-            self.close()
-
-    # What the transport tells.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        limit = self._pool.settings.buffer_limit
-        self._transport = Outlet(cast(asyncio.Transport, transport), self._pool.turn)
-        self._transport.transport.set_write_buffer_limits(high=limit, low=limit // 4)
-        self.deadline = self._pool.now() + self._pool.settings.deadlines.greeting
-        self._pool.links.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        touched = self._delivery
-        try:
-            self._connection.receive_data(data)
-            while not isinstance(event := self._connection.next_event(), NeedData):
-                self._handle(event)
-        except RemoteProtocolError as error:
-            self._broken(str(error))
-        self._write_commands()
-        if touched is not None:
-            touched.flush()
-
-    def _handle(self, event: Ready | HandshakeFailed | Answered) -> None:
-        if isinstance(event, Answered):
-            if self._delivery is not None:
-                self._delivery.answered(event.sent, event.context, event.reply)
-            elif self._connection.reusable and self._transport is not None:
-                self._pool.give_back(self)
-        elif isinstance(event, Ready):
-            self._ready = True
-            self._pool.connected(self)
-        else:
-            self._fail(f"{event.command} was answered {event.reply.text}")
-
-    def _write_soon(self) -> None:
-        """Commands that come in one turn of the loop go out in one write."""
-        if not self._write_due:
-            self._write_due = True
-            self._pool.turn.soon(self._write_commands)
-
-    def _write_commands(self) -> None:
-        self._write_due = False
-        octets = self._connection.data_to_send()
-        if octets and self._transport is not None:
-            self._transport.write(octets)
-
-    def _broken(self, reason: str) -> None:
-        """The backend is gone, or can not be understood any more."""
-        if not self._ready:
-            self._fail(reason)
-            return
-        delivery = self._delivery
-        if delivery is not None and self._transport is not None:
-            log.warning("lmtp.backend_lost", backend=self._pool.name, phase=delivery.phase.value, reason=reason)
-        self.close()
-        if delivery is not None:
-            delivery.lost()
-            delivery.flush()
-
-    def _fail(self, reason: str) -> None:
-        """There was no transaction yet, and there will be none."""
-        if self._transport is not None:
-            self.close()
-            self._pool.failed(reason)
-
-    def pause_writing(self) -> None:
-        self.paused = True
-        if self._delivery is not None:
-            self._delivery.paused()
-
-    def resume_writing(self) -> None:
-        self.paused = False
-        if self._delivery is not None:
-            self._delivery.resumed()
-            self._delivery.flush()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._transport is not None:
-            self._broken("connection reset" if exc is not None else "connection closed")
-
-
 class BackendPool:
     """The connections to one endpoint."""
 
     def __init__(
-        self, host: str, port: int, settings: LinkSettings, loop: asyncio.AbstractEventLoop, turn: Turn
+        self,
+        host: str,
+        port: int,
+        settings: LinkSettings,
+        loop: asyncio.AbstractEventLoop,
+        turn: Turn,
+        certificate_name: str = "",
     ) -> None:
+        """`certificate_name`: which name its certificate must have, where that is verified."""
         self.name = f"{host}:{port}"
+        self.certificate_name = certificate_name or host
         self.settings = settings
         self.links: set[BackendLink] = set()
         self.now = loop.time
@@ -235,6 +68,12 @@ class BackendPool:
         self._connecting = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self.extensions: frozenset[bytes] | None = None
+        """What the backend offered last; None before it did."""
+        self.learned: Callable[[], None] = lambda: None
+        """Called when it offers something else than before."""
+        self._clear_until = -math.inf
+        """Until then TLS is not tried."""
         self.made = 0
         """Connections that came to be, since the start."""
         self.failures = 0
@@ -278,9 +117,20 @@ class BackendPool:
                     delivery.flush()
                 return
             self._connecting += 1
-            task = self._loop.create_task(self._connect())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self.run(self._connect())
+
+    def run(self, work: Coroutine[object, object, None]) -> None:
+        """Run what has to wait, until it is done or the pool is closed."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def connection(self) -> ClientConnection:
+        """The protocol of a new connection."""
+        settings, tls = self.settings, self.settings.tls
+        if tls is None or self.now() < self._clear_until:
+            return ClientConnection(settings.hostname, settings.credentials)
+        return ClientConnection(settings.hostname, settings.credentials, tls.mode, external=tls.external)
 
     async def _connect(self) -> None:
         link = BackendLink(self)
@@ -297,6 +147,9 @@ class BackendPool:
         self._connecting -= 1
         self.made += 1
         self._breaker.succeeded()
+        if link.extensions != self.extensions:
+            self.extensions = link.extensions
+            self.learned()
         self._serve(link, reused=False)
 
     def failed(self, reason: str) -> None:
@@ -309,6 +162,16 @@ class BackendPool:
             delivery = self._waiting.popleft()
             delivery.unavailable(UNREACHABLE)
             delivery.flush()
+        self._pump()
+
+    def tls_failed(self, reason: str) -> None:
+        """TLS did not begin: a failure, or, where it need not, a reason to do without for a while."""
+        if self.settings.tls is None or self.settings.tls.mode is Tls.VERIFY:
+            self.failed(reason)
+            return
+        log.warning("lmtp.backend_without_tls", backend=self.name, reason=reason, for_s=CLEAR_S)
+        self._clear_until = self.now() + CLEAR_S
+        self._connecting -= 1
         self._pump()
 
     def give_back(self, link: BackendLink) -> None:
@@ -355,23 +218,37 @@ class BackendPools:
         self._settings = settings
         self._loop = loop
         self._turn = turn
-        self._pools: dict[tuple[str, int], BackendPool] = {}
+        self._pools: dict[tuple[str, int, str], BackendPool] = {}
+        tls = settings.tls
+        self._name_of = tls.name_of if tls is not None and tls.mode is Tls.VERIFY else None
+        self.shared_extensions = offered(())
+        """What may be offered to clients."""
 
-    def pool(self, host: str, port: int) -> BackendPool:
-        """The pool of an endpoint."""
-        pool = self._pools.get((host, port))
+    def _learn(self) -> None:
+        self.shared_extensions = offered(
+            pool.extensions for pool in self._pools.values() if pool.extensions is not None
+        )
+
+    def pool(self, route: Route) -> BackendPool:
+        """The pool of an endpoint; where certificates are verified, of the name that is verified there."""
+        name = self._name_of(route.server) if self._name_of is not None else ""
+        key = (route.host, route.port, name)
+        pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[host, port] = BackendPool(host, port, self._settings, self._loop, self._turn)
+            pool = self._pools[key] = BackendPool(route.host, route.port, self._settings, self._loop, self._turn, name)
+            pool.learned = self._learn
+            if sum(other.name == pool.name for other in self._pools.values()) > 1:
+                pool.name += f"/{name}"
         return pool
 
     def __iter__(self) -> Iterator[BackendPool]:
         return iter(self._pools.values())
 
     def acquire(self, delivery: LinkUser, *, fresh: bool) -> None:
-        self.pool(delivery.route.host, delivery.route.port).acquire(delivery, fresh=fresh)
+        self.pool(delivery.route).acquire(delivery, fresh=fresh)
 
     def withdraw(self, delivery: LinkUser) -> None:
-        self.pool(delivery.route.host, delivery.route.port).withdraw(delivery)
+        self.pool(delivery.route).withdraw(delivery)
 
     def expire(self, now: float) -> None:
         """End what has waited too long."""

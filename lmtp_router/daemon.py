@@ -19,6 +19,7 @@ from cyrusext.runtime import config_check, logging, metrics, privileges
 from cyrusext.runtime.config import Config
 from cyrusext.runtime.control import ControlServer
 from cyrusext.runtime.lifecycle import Lifecycle, Service
+from lmtp_router.doors import doors_of
 from lmtp_router.figures import Figures
 from lmtp_router.listening import Listening
 from lmtp_router.reload import Reload, terms_of
@@ -67,7 +68,7 @@ def run(config: Config) -> int:
         log.warning("config.notice", text=notice)
     terms = terms_of(config)
     with Listening() as listening:
-        listening.bind(config.lmtp.listen, terms.workers)
+        listening.bind(doors_of(config.lmtp), terms.workers)
         for text in listening.names():
             log.info("lmtp.listening", address=text, workers=terms.workers)
         text = config.metrics.router_listen

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 
 from lmtp_router.interfaces import Deadlines, Dispatch, Link, Owner, Phase
+from lmtp_router.protocol.parameters import DSN
 from lmtp_router.protocol.types import Mail, Reply, Sent, reply
 from lmtp_router.recipient import Recipient, Times
 from lmtp_router.routing import Route
@@ -18,8 +19,9 @@ from lmtp_router.routing import Route
 LOST = reply(451, "4.4.2 Connection to the backend was lost, try again later")
 TIMED_OUT = reply(451, "4.4.2 The backend did not answer in time, try again later")
 NOT_READY = reply(451, "4.4.1 No connection to the backend in time, try again later")
-NEEDS_8BIT = reply(554, "5.6.3 The backend does not take 8BITMIME")
-
+LACKS = reply(451, "4.3.3 The backend lacks an extension that this message needs, say LHLO or EHLO again")
+"""Temporary: what the client is offered next is what all backends have, and it then converts, or bounces in its own
+words."""
 
 _BEFORE_BODY = frozenset({Phase.WAITING, Phase.ENVELOPE, Phase.GATED})
 
@@ -117,22 +119,42 @@ class Delivery:
         self.times.linked = self._clock()
         self._accepted = []
         self._awaited = 0
-        if self._mail.body == b"8BITMIME" and b"8BITMIME" not in link.extensions:
+        if self._mail.needs and not self._mail.needs <= link.extensions:
             self._release()
-            self._settle_open(NEEDS_8BIT)
+            self._settle_open(LACKS)
             return
         link.mail(self._mail)
         for recipient in self._recipients:
             if recipient.open and recipient.delivery is self:
                 self._send_rcpt(recipient)
         self._wait_envelope()
-        if self._wants_data:
+        # The last recipient may have been refused without asking, and the transaction be over with it.
+        if self._wants_data and self.phase is Phase.ENVELOPE:
             self._send_data()
 
     def _send_rcpt(self, recipient: Recipient) -> None:
         assert self._link is not None
-        self._link.rcpt(recipient.rcpt.path, recipient)
+        rcpt = recipient.rcpt
+        path = rcpt.path
+        if rcpt.parameters:
+            if DSN in self._link.extensions:
+                path += rcpt.parameters
+            elif rcpt.needs_dsn:
+                self._refuse(recipient, LACKS)
+                return
+            else:
+                # RFC 3461 section 5.2.2: a backend that writes no notices has no use for the original recipient.
+                recipient.left_out = rcpt.parameters
+        self._link.rcpt(path, recipient)
         self._awaited += 1
+
+    def _refuse(self, recipient: Recipient, answer: Reply) -> None:
+        """Answer for a backend that is not asked."""
+        if recipient.answer is None:
+            self._owner.recipient_answered(recipient, answer)
+        else:
+            # Accepted on a link that was lost before the body.
+            self._owner.recipient_settled(recipient, answer)
 
     def _send_data(self) -> None:
         assert self._link is not None

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import cast
 
 from cyrusext.runtime import logging
-from lmtp_router.backends import BackendPools, LinkSettings
+from lmtp_router.arrivals import Arrivals
+from lmtp_router.backends import BackendPools
+from lmtp_router.doors import OPEN, Door
 from lmtp_router.journal import Journal
+from lmtp_router.link import LinkSettings
 from lmtp_router.protocol.types import Mail, reply
 from lmtp_router.results import Replies
 from lmtp_router.routing import Routing
@@ -39,25 +43,45 @@ class Frontend:
 
     name = "lmtp"
 
-    def __init__(self, settings: Settings, routing: Routing, sockets: Sequence[socket.socket]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        routing: Routing,
+        sockets: Sequence[socket.socket],
+        doors: Mapping[int, Door] | None = None,
+    ) -> None:
+        """Serve at `sockets`; `doors` says by file descriptor which of them are not `OPEN`."""
         self.settings = settings
         self.sessions: set[Session] = set()
         self.orphans: set[Transaction] = set()
         self.draining = False
         self._retired = False
         self.greeting = reply(220, f"{settings.hostname} LMTP cyrusext ready").raw
+        self.smtp_greeting = reply(220, f"{settings.hostname} ESMTP cyrusext ready").raw
         self._routing = routing
         self._sockets = sockets
+        self._doors = doors or {}
         self._servers: list[asyncio.Server] = []
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self.journal = Journal(settings.disclosure, later=self._loop.call_later)
         self.turn = Turn(self._loop.call_soon)
-        links = LinkSettings(settings.hostname, settings.credentials, settings.deadlines, settings.body_buffer)
-        self.pools = BackendPools(links, self._loop, self.turn)
+        self.pools = BackendPools(
+            LinkSettings(
+                settings.hostname,
+                settings.credentials,
+                settings.deadlines,
+                settings.body_buffer,
+                settings.backend_tls,
+            ),
+            self._loop,
+            self.turn,
+        )
         self._ids = itertools.count(1)
         self._prefix = f"{os.getpid():x}{int(time.time()) & 0xFFFFFF:06x}"
         self._sweeper: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._arrivals = Arrivals(self, self._loop)
         self._empty = asyncio.Event()
 
     def admit(self, session: Session) -> bool:
@@ -79,6 +103,20 @@ class Frontend:
         if self._retired and not self.sessions and not self.orphans:
             self._empty.set()
 
+    def has_room(self, arriving: int) -> bool:
+        """True while one more client may come, beside so many that arrive."""
+        return len(self.sessions) + arriving < MAX_SESSIONS
+
+    def session(self, door: Door) -> asyncio.Protocol:
+        """Return the session of somebody who has arrived by `door`."""
+        return cast(asyncio.Protocol, Session(self, door))
+
+    def run(self, work: Coroutine[object, object, None]) -> None:
+        """Run what has to wait (a TLS handshake), until it is done or we stop."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def next_id(self) -> str:
         """The name of a session in the log: unique among the workers that live."""
         return f"{self._prefix}-{next(self._ids):x}"
@@ -90,20 +128,28 @@ class Frontend:
             mail, client, replies, self._routing, self.pools, settings.deadlines, self.now, settings.body_buffer
         )
 
-    def _session(self) -> asyncio.Protocol:
-        return cast(asyncio.Protocol, Session(self))
+    @property
+    def shared_extensions(self) -> frozenset[bytes]:
+        """What all backends can do that a client may ask for."""
+        return self.pools.shared_extensions
 
     async def start(self) -> None:
         for sock in self._sockets:
+            door = self._doors.get(sock.fileno(), OPEN)
+            session = functools.partial(self.session, door)
+            if door.tls:
+                self._arrivals.open(sock, door)
+                continue
             if sock.family == socket.AF_UNIX:
-                server = await self._loop.create_unix_server(self._session, sock=sock)
+                server = await self._loop.create_unix_server(session, sock=sock)
             else:
-                server = await self._loop.create_server(self._session, sock=sock)
+                server = await self._loop.create_server(session, sock=sock)
             self._servers.append(server)
         self._sweeper = self._loop.create_task(self._sweep())
 
     def retire(self) -> None:
         """Take no more clients; serve those that are there as ever."""
+        self._arrivals.close()
         for server in self._servers:
             server.close()
         self._servers.clear()
@@ -125,6 +171,8 @@ class Frontend:
         log.info("lmtp.drained", cut=len(self.sessions))
         for session in list(self.sessions):
             session.abort()
+        for task in list(self._tasks):
+            task.cancel()
         if self._sweeper is not None:
             self._sweeper.cancel()
         self.pools.close()

@@ -58,7 +58,7 @@ class Journal:
         self._count(done)
         if not self._log.writes_info:
             return
-        if self._disclosure is not Disclosure.FULL:
+        if self._disclosure is not Disclosure.FULL or [one for one in done if one.recipient.left_out]:
             self._log.info_lines("lmtp.recipient", [self._fields(session, mail_from, one) for one in done])
             return
         lines = recipient_lines("lmtp.recipient", session, mail_from, done)
@@ -85,6 +85,7 @@ class Journal:
             "session": session,
             **self._disclosure.fields(mail_from, recipient.rcpt.path),
             "backend": recipient.server,
+            **({"left_out": recipient.left_out.strip()} if recipient.left_out else {}),
             "size": size,
             "reply": self._disclosure.reply(final),
             "took_ms": round((at - recipient.started) * 1000, 1),

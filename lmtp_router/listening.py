@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
 from cyrusext.errors import ConfigError
 from cyrusext.net import address
 from cyrusext.net.address import TcpAddress, UnixAddress
+from lmtp_router.doors import Door
 
 
 class Listening:
@@ -51,6 +52,11 @@ class Listening:
             for sockets in sets if shared else sets[place::workers]:
                 mine += sockets
         return mine
+
+    def doors(self, sockets: Iterable[socket.socket], doors: Mapping[str, Door]) -> dict[int, Door]:
+        """Return by file descriptor which door each of `sockets` is, of `doors` by address."""
+        texts = {sock: text for text, sets in self._bound.items() for each in sets for sock in each}
+        return {sock.fileno(): doors[texts[sock]] for sock in sockets}
 
     def bind(self, texts: Iterable[str], workers: int) -> list[str]:
         """Listen at `texts` with enough sockets for so many workers; return the addresses that are new.

@@ -41,7 +41,7 @@ class Times:
 class Recipient:
     """One RCPT: ``answer`` is the reply to it, ``final`` the reply after the message; each comes once."""
 
-    __slots__ = ("answer", "delivery", "final", "rcpt", "rerouted", "server", "slot", "started", "times")
+    __slots__ = ("answer", "delivery", "final", "left_out", "rcpt", "rerouted", "server", "slot", "started", "times")
 
     def __init__(self, rcpt: Rcpt, slot: Slot, started: float) -> None:
         self.rcpt = rcpt
@@ -53,6 +53,8 @@ class Recipient:
         self.answer: Reply | None = None
         self.final: Reply | None = None
         self.rerouted = False
+        self.left_out = b""
+        """Parameters that its backend was not told, for it has nothing to do with them."""
         self.times: Times | None = None
         """Of the delivery that it went with."""
 

@@ -19,6 +19,7 @@ from cyrusext.runtime import logging
 from cyrusext.runtime.config import Config, load
 from cyrusext.runtime.config_check import require
 from cyrusext.runtime.metrics import MetricsServer
+from lmtp_router.doors import doors_of
 from lmtp_router.listening import Listening
 from lmtp_router.settings import settings_of
 from lmtp_router.supervisor import Crew, Terms
@@ -78,7 +79,7 @@ class Reload:
         config, kept = settled(self._crew.terms.config, wanted)
         notices = require(config, "lmtp-router")
         terms = terms_of(config)
-        addresses = self._listening.bind(config.lmtp.listen, terms.workers)
+        addresses = self._listening.bind(doors_of(config.lmtp), terms.workers)
         try:
             await self._listen_for_metrics(config.metrics.router_listen)
             await self._crew.renew(terms)
@@ -90,8 +91,8 @@ class Reload:
         for notice in notices:
             log.warning("config.notice", text=notice)
         self._leave_metrics(config.metrics.router_listen)
-        wanted_now = set(config.lmtp.listen)
-        gone = [text for text in self._listening.addresses if text not in wanted_now]
+        doors = doors_of(config.lmtp)
+        gone = [text for text in self._listening.addresses if text not in doors]
         if gone:
             self._listening.close(gone)
         return kept

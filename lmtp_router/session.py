@@ -10,15 +10,20 @@ import asyncio
 from typing import Protocol, cast
 
 from cyrusext.runtime import logging
-from lmtp_router.journal import Done, Journal
+from lmtp_router.channel import Channel, Reception
+from lmtp_router.doors import OPEN, Door
+from lmtp_router.journal import Done
 from lmtp_router.protocol._tuples import record
-from lmtp_router.protocol.connection import ServerConnection
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import (
+    Bdat,
     BodyData,
     BodyEnd,
     BodySpoiled,
+    ChunkEnd,
     Data,
+    Ehlo,
+    Helo,
     Lhlo,
     Mail,
     NeedData,
@@ -29,14 +34,14 @@ from lmtp_router.protocol.types import (
     Reply,
     Rset,
     ServerEvent,
+    Starttls,
     Vrfy,
     reply,
 )
 from lmtp_router.recipient import Recipient
 from lmtp_router.results import Replies
-from lmtp_router.settings import Settings
 from lmtp_router.transaction import Transaction
-from lmtp_router.turn import Outlet, Turn
+from lmtp_router.turn import Outlet
 
 MAX_BUFFERED = 64 << 10
 """Octets of commands that may wait while a decision is due."""
@@ -58,26 +63,21 @@ CROWDED = reply(421, "4.3.2 Too many connections, try again later")
 STRANGER = reply(421, "4.7.1 This server does not know you")
 """Not a 5xx: a network that is missing in the configuration must not bounce mail."""
 
+_SENDING = frozenset({ServerState.BODY, ServerState.CHUNK, ServerState.CHUNKS})
+"""States in which backends wait for more of a message."""
+
 log = logging.get()
 
 
-class Host(Protocol):
+class Host(Reception, Protocol):
     """What a session asks of the frontend that it belongs to."""
-
-    @property
-    def settings(self) -> Settings: ...
 
     @property
     def draining(self) -> bool: ...
 
     @property
-    def journal(self) -> Journal: ...
-
-    @property
-    def turn(self) -> Turn: ...
-
-    @property
-    def greeting(self) -> bytes: ...
+    def shared_extensions(self) -> frozenset[bytes]:
+        """What all backends can do that a client may ask for."""
 
     def admit(self, session: Session) -> bool:
         """Take the session up; False when there are too many."""
@@ -85,29 +85,18 @@ class Host(Protocol):
     def forget(self, session: Session, transaction: Transaction | None) -> None:
         """The session is gone; a backend may still have to answer for its transaction."""
 
-    def next_id(self) -> str: ...
-
-    def now(self) -> float: ...
-
     def transaction(self, mail: Mail, client: Session, replies: Replies) -> Transaction:
         """Begin a transaction."""
 
 
-class Session:
-    """One client."""
+class Session(Channel):
+    """One client, who came in by `door`."""
 
-    def __init__(self, frontend: Host) -> None:
+    def __init__(self, frontend: Host, door: Door = OPEN) -> None:
+        super().__init__(frontend, door)
         self._frontend = frontend
-        self._settings = frontend.settings
-        self._connection = ServerConnection(
-            self._settings.limits, replace_bare_newlines=self._settings.replace_bare_newlines
-        )
-        self._replies = Replies()
         self._transaction: Transaction | None = None
-        self._held: Rset | Lhlo | Quit | None = None
-        self._transport: Outlet | None = None
-        self._id = ""
-        self._closing = False
+        self._held: Rset | Lhlo | Ehlo | Helo | Quit | Starttls | None = None
         self._polite = False
         self._linger_until = 0.0
         self._advancing = False
@@ -132,7 +121,13 @@ class Session:
             self._transport.close()
             self._transport = None
             return
-        self._transport.write(self._frontend.greeting)
+        self._transport.write(self._greeting)
+
+    def _tls_began(self) -> None:
+        self._heard = self._frontend.now()
+        self._reading = True
+        self._connection.secured()
+        self._advance()
 
     def data_received(self, data: bytes) -> None:
         if self._linger_until:
@@ -150,7 +145,7 @@ class Session:
         self._advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self._transport = self._securing = None
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             transaction.cancel()
@@ -160,14 +155,16 @@ class Session:
     # What the transaction tells.
 
     def data_decided(self, accepted: bool) -> None:
+        chunked = self._connection.state is ServerState.CHUNK_ASKED
         if accepted:
             self._connection.accept_data()
-            self._replies.add(GO_AHEAD.raw)
+            if not chunked:
+                self._replies.add(GO_AHEAD.raw)
             return
         self._transaction = None
         self._note()
         self._replies.add(NOBODY.raw)
-        if self._connection.buffered:
+        if self._connection.buffered and not chunked:
             # Pipelined text of a refused message must never be read as commands.
             self._replies.add(EARLY.raw)
             self._closing = True
@@ -227,6 +224,10 @@ class Session:
             self._transport.close()
             return
         self._linger_until = self._frontend.now() + LINGER_S
+        if not self._transport.can_write_eof():
+            # TLS, whose end both sides agree on: it takes what still comes.
+            self._transport.close()
+            return
         self._transport.write_eof()
         if not self._reading:
             self._reading = True
@@ -275,9 +276,11 @@ class Session:
                 self._mail_from = event.path
                 self._transaction = self._frontend.transaction(event, self, self._replies)
                 self._replies.add(SENDER_OK.raw, patient=True)
-            case Data():
+            case Data() | Bdat():
                 assert transaction is not None
                 transaction.data()
+            case ChunkEnd():
+                self._replies.add(reply(250, f"2.0.0 {event.size} octets received").raw)
             case Refused():
                 self._replies.add(event.reply.raw)
                 self._closing = self._closing or event.close
@@ -285,19 +288,22 @@ class Session:
                 self._replies.add(OK.raw)
             case Vrfy():
                 self._replies.add(CANNOT_VRFY.raw)
-            case Lhlo() | Rset() | Quit():
+            case Lhlo() | Ehlo() | Helo() | Rset() | Quit() | Starttls():
                 self._held = event
 
-    def _obey(self, command: Lhlo | Rset | Quit) -> None:
+    def _obey(self, command: Lhlo | Ehlo | Helo | Rset | Quit | Starttls) -> None:
         """A command that ends the transaction, if there is one."""
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
             transaction.cancel()
         self._note()
-        if isinstance(command, Lhlo):
-            self._replies.add(self._connection.extensions(self._settings.hostname).raw)
+        if isinstance(command, Lhlo | Ehlo | Helo):
+            hello = self._connection.hello(command, self._settings.hostname, self._frontend.shared_extensions)
+            self._replies.add(hello.raw)
         elif isinstance(command, Rset):
             self._replies.add(OK.raw)
+        elif isinstance(command, Starttls):
+            self._obey_starttls()
         else:
             self._polite = True
             self._close(BYE)
@@ -326,11 +332,6 @@ class Session:
         """End as soon as no transaction is open."""
         self._advance()
 
-    def abort(self) -> None:
-        """End now."""
-        if self._transport is not None:
-            self._transport.abort()
-
     def expire(self, now: float) -> None:
         """Look after the deadlines: the transaction's, and the client's silence."""
         transaction = self._transaction
@@ -346,7 +347,7 @@ class Session:
         if self._unread:
             if silent_s > self._settings.deadlines.data:
                 self.abort()
-        elif self._connection.state is ServerState.BODY:
+        elif self._connection.state in _SENDING:
             if self._reading and silent_s > self._settings.deadlines.data:
                 self._hang_up()
         elif not self._replies.owed and silent_s > self._settings.idle_s:

@@ -5,15 +5,34 @@ Rule: everything that can be wrong with it is a ConfigError of the parent, befor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cyrusext.errors import ConfigError
 from cyrusext.runtime.config import Config
 from lmtp_router.interfaces import Deadlines
 from lmtp_router.privacy import Disclosure
 from lmtp_router.protocol.connection import Limits
+from lmtp_router.protocol.handshake import Tls
+
+if TYPE_CHECKING:
+    # Loaded only where there is TLS.
+    from cyrusext.net.tls import ClientTls, ServerTls
+
+
+class BackendTls(NamedTuple):
+    """How connections to backends are encrypted.
+
+    ``external``: `tls` has a certificate that says who we are.  ``name_of`` gives the name that the certificate of a
+    server must have.
+    """
+
+    mode: Tls
+    tls: ClientTls
+    external: bool
+    name_of: Callable[[str], str]
 
 
 class Settings(NamedTuple):
@@ -29,6 +48,10 @@ class Settings(NamedTuple):
     disclosure: Disclosure
     trusted: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks that may deliver, besides this machine itself."""
+    tls: ServerTls | None = None
+    """For clients; None: none is offered."""
+    backend_tls: BackendTls | None = None
+    """None: in the clear."""
 
     def admits(self, peer: object) -> bool:
         """True if the client at `peer` (a socket address, empty for a UNIX socket) may deliver."""
@@ -53,8 +76,31 @@ def settings_of(config: Config) -> Settings:
         idle_s=lmtp.timeouts.idle,
         credentials=_credentials(config),
         disclosure=Disclosure(config.log.recipients),
+        tls=_tls(config),
+        backend_tls=_backend_tls(config),
         trusted=tuple(ip_network(text, strict=False) for text in lmtp.trusted),
     )
+
+
+def _tls(config: Config) -> ServerTls | None:
+    lmtp = config.lmtp
+    if not lmtp.tls_cert:
+        return None
+    from cyrusext.net.tls import ServerTls
+
+    return ServerTls(lmtp.tls_cert, lmtp.tls_key)
+
+
+def _backend_tls(config: Config) -> BackendTls | None:
+    lmtp = config.lmtp
+    if lmtp.backend_tls == "off":
+        return None
+    from cyrusext.net.tls import ClientTls
+
+    verify = lmtp.backend_tls == "verify"
+    tls = ClientTls(lmtp.backend_tls_ca, lmtp.backend_tls_cert, lmtp.backend_tls_key, verify=verify)
+    mode = Tls.VERIFY if verify else Tls.MAY
+    return BackendTls(mode, tls, external=bool(lmtp.backend_tls_cert), name_of=config.backends.certificate_name)
 
 
 def _credentials(config: Config) -> tuple[str, str] | None:

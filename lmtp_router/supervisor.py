@@ -18,6 +18,7 @@ from typing import NamedTuple
 from cyrusext.errors import CyrusExtError
 from cyrusext.runtime import logging, systemd
 from cyrusext.runtime.config import Config
+from lmtp_router.doors import doors_of
 from lmtp_router.listening import Listening
 from lmtp_router.process import Process
 from lmtp_router.settings import Settings
@@ -181,8 +182,9 @@ class Crew:
         return claim()
 
     async def _spawn(self, number: int, terms: Terms) -> Process:
-        sockets = self._listening.of(terms.config.lmtp.listen, number, terms.workers)
-        serve = functools.partial(work, terms.config, terms.settings)
+        doors = doors_of(terms.config.lmtp)
+        sockets = self._listening.of(doors, number, terms.workers)
+        serve = functools.partial(work, terms.config, terms.settings, self._listening.doors(sockets, doors))
         process = Process(number, sockets, serve, self._life_read, self._news)
         await process.listen()
         return process

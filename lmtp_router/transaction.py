@@ -13,14 +13,21 @@ from lmtp_router.delivery import Delivery
 from lmtp_router.interfaces import Client, Deadlines, Dispatch, Phase
 from lmtp_router.protocol.types import Mail, Rcpt, Reply, Verdict, reply
 from lmtp_router.recipient import Recipient
-from lmtp_router.results import Replies
+from lmtp_router.results import Replies, Slot
 from lmtp_router.routing import UNKNOWN_USER, Route, Routing
 
 MOVED = reply(451, "4.4.3 Mailbox is not where it should be, try again later")
+ONE_AT_A_TIME = reply(452, "4.5.3 One recipient at a time: there is one reply for all of them")
+MANY = reply(353, "2.0.0 A reply for each recipient follows")
+ALL_TAKEN = reply(250, "2.0.0 OK for all recipients")
+SOME_TAKEN = reply(250, "2.0.0 OK for some recipients, as said for each")
+NONE_NOW = reply(451, "4.3.0 No recipient got the message, try again later as said for each")
+NONE = reply(554, "5.3.0 No recipient got the message")
 BARE_NEWLINE = reply(554, "5.6.11 Message has a bare CR or LF")
 TOO_LARGE = reply(552, "5.3.4 Message is larger than this server takes")
+FALSE_END = reply(554, "5.6.0 Message has a long line with a dot where a backend would end it")
 
-_SPOILED = {Verdict.BARE_NEWLINE: BARE_NEWLINE, Verdict.TOO_LARGE: TOO_LARGE}
+_SPOILED = {Verdict.BARE_NEWLINE: BARE_NEWLINE, Verdict.TOO_LARGE: TOO_LARGE, Verdict.FALSE_END: FALSE_END}
 
 
 class Transaction:
@@ -35,8 +42,10 @@ class Transaction:
         "_dispatch",
         "_ended",
         "_open",
+        "_overall",
         "_replies",
         "_routing",
+        "_taken",
         "_unanswered",
         "_unsettled",
         "_wants_data",
@@ -72,6 +81,10 @@ class Transaction:
         self._open: dict[str, Delivery] = {}
         """The delivery that takes further recipients, by server."""
         self._unanswered = 0
+        self._taken = False
+        """A recipient was accepted."""
+        self._overall: Slot | None = None
+        """Where the reply behind those for each recipient goes (PRDR)."""
         self._unsettled = 0
         self._wants_data = False
         self._decided = False
@@ -102,6 +115,9 @@ class Transaction:
         recipient = Recipient(rcpt, self._replies.reserve(), self._clock())
         self.recipients.append(recipient)
         self._unanswered += 1
+        if self.mail.one_reply and (self._taken or self._unanswered > 1):
+            self.recipient_answered(recipient, ONE_AT_A_TIME)
+            return
         route = self._routing.route(rcpt)
         if isinstance(route, Reply):
             self.recipient_answered(recipient, route)
@@ -144,7 +160,9 @@ class Transaction:
         recipient.answer = answer
         self._unanswered -= 1
         self._replies.fill(recipient.slot, answer.raw)
-        if not answer.positive:
+        if answer.positive:
+            self._taken = True
+        else:
             self._client.recipient_done(recipient, answer, 0)
         self._decide()
 
@@ -177,6 +195,7 @@ class Transaction:
             self._unsettled -= 1
         if self._ended:
             self._tell(recipient, final)
+            self._sum_up()
 
     def _tell(self, recipient: Recipient, final: Reply) -> None:
         self._replies.fill(recipient.slot, final.raw)
@@ -200,14 +219,36 @@ class Transaction:
         self._ended = True
         self.size = size
         self.body.complete = True
+        many = self.mail.prdr and len(self.recipients) > 1
+        if many:
+            self._replies.add(MANY.raw)
         for recipient in self.recipients:
             recipient.slot = self._replies.reserve()
+        if many:
+            self._overall = self._replies.reserve()
         for recipient in self.recipients:
             if recipient.final is not None:
                 self._tell(recipient, recipient.final)
+        self._sum_up()
         for delivery in list(self._deliveries):
             delivery.finish()
         self.delivery_moved()
+
+    def _sum_up(self) -> None:
+        """The reply behind those for each recipient: positive if one got the message, temporary if one may yet.
+
+        A client may take a negative one for all recipients, so it must not be worse than what was said for any.
+        """
+        if self._overall is None or self._unsettled:
+            return
+        slot, self._overall = self._overall, None
+        finals = [recipient.final for recipient in self.recipients if recipient.final is not None]
+        taken = sum(final.positive for final in finals)
+        if taken:
+            last = ALL_TAKEN if taken == len(finals) else SOME_TAKEN
+        else:
+            last = NONE_NOW if any(final.code // 100 == 4 for final in finals) else NONE
+        self._replies.fill(slot, last.raw)
 
     def cancel(self) -> None:
         """Give up whatever has not been sent whole: RSET, a client that is gone, a message that is spoiled."""

@@ -85,6 +85,9 @@ class Outlet:
         self._pieces = []
         self.transport.abort()
 
+    def can_write_eof(self) -> bool:
+        return self.transport.can_write_eof()
+
     def is_closing(self) -> bool:
         return self.transport.is_closing()
 

@@ -13,6 +13,7 @@ import gc
 import os
 import resource
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from cyrusext.lookup import Lookup
 from cyrusext.runtime import logging
 from cyrusext.runtime.config import Config
 from cyrusext.runtime.lifecycle import Lifecycle
+from lmtp_router.doors import Door
 from lmtp_router.frontend import DRAIN_S, Frontend
 from lmtp_router.process import HEADER
 from lmtp_router.routing import Routing
@@ -99,7 +101,9 @@ class Reporter:
             await asyncio.sleep(0)
 
 
-def work(config: Config, settings: Settings, sockets: list[socket.socket], tell: int, life: int) -> int:
+def work(
+    config: Config, settings: Settings, doors: Mapping[int, Door], sockets: list[socket.socket], tell: int, life: int
+) -> int:
     """Serve until SIGTERM, or until the parent is gone, or after SIGHUP until the clients are gone; return the exit
     status."""
 
@@ -108,7 +112,7 @@ def work(config: Config, settings: Settings, sockets: list[socket.socket], tell:
         loop = asyncio.get_running_loop()
         try:
             reporter = Reporter(tell)
-            frontend = reporter.frontend = Frontend(settings, Routing(lookup, config.backends), sockets)
+            frontend = reporter.frontend = Frontend(settings, Routing(lookup, config.backends), sockets, doors)
             lifecycle = Lifecycle([reporter, frontend], stop_timeout_s=DRAIN_S + 5)
 
             def orphaned() -> None:

@@ -1,8 +1,8 @@
 """Declarations (.pxd) that make C structures of a Python module's classes when Cython compiles it.
 
-Rule: the module is the one source: a class with no base and with an ``__init__`` that sets all its attributes gets
-them as fields and its plain methods as C functions; nothing is declared by hand that could be forgotten when the module
-changes.  Uncompiled, the same module behaves the same (docs/decisions/router-speed.md).
+Rule: the module is the one source: a class with no base, or one such base, and with an ``__init__`` that sets all its
+attributes gets them as fields and its plain methods as C functions; nothing is declared by hand that could be forgotten
+when the module changes.  Uncompiled, the same module behaves the same (docs/decisions/router-speed.md).
 """
 
 from __future__ import annotations
@@ -17,39 +17,56 @@ HEAD = "# Made from {name} by packaging/compiled_classes.py; not in the reposito
 def declare(modules: Mapping[str, Path]) -> list[Path]:
     """Write the declarations of `modules`, by name, beside them; return their paths."""
     trees = {name: ast.parse(path.read_text("utf-8")).body for name, path in modules.items()}
-    compiled = {
-        name: {node.name for node in tree if isinstance(node, ast.ClassDef) and _is_compiled(node)}
-        for name, tree in trees.items()
-    }
+    compiled: dict[str, dict[str, set[str]]] = {name: {} for name in trees}
+    for _ in range(2):  # a base is found before what derives from it
+        for name, tree in trees.items():
+            known = _known(tree, compiled) | compiled[name]
+            for node in tree:
+                if isinstance(node, ast.ClassDef) and (fields := _fields(node, known)) is not None:
+                    compiled[name][node.name] = fields
     return [_declare(path, trees[name], compiled[name], compiled) for name, path in modules.items()]
 
 
-def _declare(module: Path, tree: list[ast.stmt], own: set[str], compiled: Mapping[str, set[str]]) -> Path:
+def _known(tree: list[ast.stmt], compiled: Mapping[str, Mapping[str, set[str]]]) -> dict[str, set[str]]:
+    """The compiled classes that a module imports, with their fields."""
+    found = {}
+    for node in tree:
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            there = compiled.get(node.module, {})
+            found |= {name.name: there[name.name] for name in node.names if name.name in there}
+    return found
+
+
+def _declare(
+    module: Path, tree: list[ast.stmt], own: Mapping[str, set[str]], compiled: Mapping[str, Mapping[str, set[str]]]
+) -> Path:
     """Write one file; it is left alone where it is right already."""
     text = HEAD.format(name=module.name)
     known = set(own)
     for node in tree:
         if isinstance(node, ast.ImportFrom) and node.module is not None and node.module in compiled:
-            names = sorted({name.name for name in node.names} & compiled[node.module])
+            names = sorted({name.name for name in node.names} & set(compiled[node.module]))
             known.update(names)
             text += f"from {node.module} cimport {', '.join(names)}\n" if names else ""
-    text += "".join(_class(node, known) for node in tree if isinstance(node, ast.ClassDef) and node.name in own)
+    text += "".join(
+        _class(node, known, own[node.name]) for node in tree if isinstance(node, ast.ClassDef) and node.name in own
+    )
     declarations = module.with_suffix(".pxd")
     if not declarations.exists() or declarations.read_text("utf-8") != text:
         declarations.write_text(text, "utf-8")
     return declarations
 
 
-def _is_compiled(node: ast.ClassDef) -> bool:
-    return not node.bases and bool(_fields(node))
-
-
-def _fields(node: ast.ClassDef) -> list[str]:
-    """What the instances have; nothing where a method sets what ``__init__`` does not."""
+def _fields(node: ast.ClassDef, known: Mapping[str, set[str]]) -> set[str] | None:
+    """What the instances have, with what their base has; None for a class that stays as it is."""
+    bases = [ast.unparse(base) for base in node.bases]
+    if len(bases) > 1 or not set(bases) <= set(known):
+        return None
     methods = [method for method in node.body if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)]
-    first = {field for method in methods if method.name == "__init__" for field in _set_in(method)}
+    fields = set().union(*(known[base] for base in bases))
+    fields |= {field for method in methods if method.name == "__init__" for field in _set_in(method)}
     later = {field for method in methods if method.name != "__init__" for field in _set_in(method)}
-    return sorted(first) if later <= first else []
+    return fields if fields and later <= fields else None
 
 
 def _set_in(method: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
@@ -61,10 +78,17 @@ def _set_in(method: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
     }
 
 
-def _class(node: ast.ClassDef, known: set[str]) -> str:
+def _class(node: ast.ClassDef, known: set[str], fields: set[str]) -> str:
     types = _types(node, known)
-    lines = [f"\n\n@cython.final\ncdef class {node.name}:"]
-    lines += [f"    cdef public {types.get(field, 'object')} {field}" for field in _fields(node)]
+    base = f"({ast.unparse(node.bases[0])})" if node.bases else ""
+    lines = [f"\n\ncdef class {node.name}{base}:"]
+    own = {
+        field
+        for method in node.body
+        if isinstance(method, ast.FunctionDef) and method.name == "__init__"
+        for field in _set_in(method)
+    }
+    lines += [f"    cdef public {types.get(field, 'object')} {field}" for field in sorted(own)]
     items = _items(node, known)
     for method in node.body:
         if isinstance(method, ast.FunctionDef) and _is_plain(method):
@@ -120,7 +144,8 @@ def _types(node: ast.ClassDef, known: set[str]) -> dict[str, str]:
     return types
 
 
-_PLAIN: dict[type, str] = {bool: "bint", int: "Py_ssize_t", float: "double"}
+_PLAIN: dict[type, str] = {bool: "bint", float: "double"}
+"""No integers: a peer may send one that C has no room for."""
 
 
 def _named(annotation: ast.expr | None, known: set[str]) -> str:

@@ -100,7 +100,7 @@ def prove_wheel(clean: Path, work: Path) -> None:
     run(
         clean / "python",
         "-c",
-        "import cyrusext.index._cyx, cyrusext.wire._framer, lmtp_router.protocol._scan",
+        "import cyrusext.index._cyx, cyrusext.wire._framer, lmtp_router.protocol._scan, lmtp_router.protocol._stuff",
         cwd=work,
     )
 

@@ -213,6 +213,12 @@ def _values(section: Section) -> list[str]:
     if isinstance(section, LookupSection):
         faults += [f"kick_sockets: {fault}" for text in section.kick_sockets if (fault := _path_fault(text))]
     if isinstance(section, LmtpSection):
+        listened = (*section.listen, *section.smtp_listen)
+        faults += [
+            f"implicit_tls: expected addresses of listen or smtp_listen, got {text!r}"
+            for text in section.implicit_tls
+            if text not in listened
+        ]
         faults += [f"trusted: {fault}" for text in section.trusted if (fault := _network_fault(text))]
         faults += _size_faults(section)
     return faults

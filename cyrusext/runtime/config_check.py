@@ -12,13 +12,15 @@ import os
 import pwd
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from cyrusext.errors import ConfigError
 from cyrusext.net import address
 from cyrusext.net.mechanisms import FILE_MECHANISMS, MECHANISMS, NEEDS_STORED_PASSWORD, package_of
 from cyrusext.runtime.config import Config
+from cyrusext.runtime.config_finding import Finding, open_secret, secret
 from cyrusext.runtime.config_schema import SECTIONS, MupdateSection
+from cyrusext.runtime.config_transport import transport
 
 Daemon = Literal["node", "lmtp-router"]
 
@@ -46,27 +48,11 @@ NOT_YET: dict[tuple[str, str], tuple[bool, str]] = {
     ("lookup", "auth_http"): (False, _NOTHING_LISTENS),
     ("lookup", "route_http"): (False, _NOTHING_LISTENS),
     ("lookup", "hit_max_age_s"): (True, _SERVES_OTHERWISE),
-    ("lmtp", "smtp_listen"): (True, "only LMTP is served"),
-    ("lmtp", "tls_cert"): (True, "STARTTLS is not offered"),
-    ("lmtp", "tls_key"): (True, "STARTTLS is not offered"),
     ("lmtp", "trusted"): (False, "XCLIENT, XFORWARD and PROXY are not taken from anybody"),
     ("sieve", "listen"): (False, _NOTHING_LISTENS),
     ("log", "folders"): (False, "folder names are not logged"),
 }
 """Keys that are read and have no function yet: whether setting one is a fault, and what it means."""
-
-
-class Finding(NamedTuple):
-    """One thing that is wrong: the section and key it is about, what it is, and whether a daemon may not start."""
-
-    section: str
-    key: str
-    message: str
-    fatal: bool
-
-    def text(self, source: str) -> str:
-        where = f"[{self.section}] {self.key}".rstrip()
-        return f"{source}: {where}: {self.message}"
 
 
 def findings(config: Config, sections: Set[str] = frozenset(SECTIONS)) -> list[Finding]:
@@ -145,7 +131,7 @@ def _follow(config: Config) -> Iterator[Finding]:
     if not node.follow_password_file:
         yield Finding("node", "follow_password_file", f"expected a file with the password of {node.follow_user}", True)
     else:
-        yield from _secret("node", "follow_password_file", node.follow_password_file)
+        yield from secret("node", "follow_password_file", node.follow_password_file)
     if node.follow_tls_ca:
         if not Path(node.follow_tls_ca).is_file():
             yield Finding("node", "follow_tls_ca", f"there is no file {node.follow_tls_ca}", True)
@@ -174,9 +160,9 @@ def _mupdate(config: Config) -> Iterator[Finding]:
         message = f'has no effect with pwcheck = "{mupdate.pwcheck}"'
         yield Finding("mupdate", "password_file", message, False)
     if mupdate.password_file:
-        yield from _secret("mupdate", "password_file", mupdate.password_file)
+        yield from secret("mupdate", "password_file", mupdate.password_file)
     if mupdate.sasldb_path and mupdate.pwcheck == "sasldb":
-        yield from _secret("mupdate", "sasldb_path", mupdate.sasldb_path)
+        yield from secret("mupdate", "sasldb_path", mupdate.sasldb_path)
 
 
 def _mode(config: Config) -> Iterator[Finding]:
@@ -230,7 +216,7 @@ def _tls(mupdate: MupdateSection) -> Iterator[Finding]:
         except ConfigError as error:
             yield Finding("mupdate", "tls_cert", str(error), True)
         if mupdate.tls_key:
-            yield from _open_secret("mupdate", "tls_key", mupdate.tls_key)
+            yield from open_secret("mupdate", "tls_key", mupdate.tls_key)
     else:
         for key in ("tls_key", "tls_client_ca"):
             if getattr(mupdate, key):
@@ -259,8 +245,12 @@ def _backends(config: Config) -> Iterator[Finding]:
 
 def _lmtp(config: Config) -> Iterator[Finding]:
     lmtp = config.lmtp
-    if not lmtp.listen:
+    if not lmtp.listen and not lmtp.smtp_listen:
         yield Finding("lmtp", "listen", "expected at least one address", True)
+    taken = {str(address.parse(text)) for text in lmtp.listen}
+    for text in lmtp.smtp_listen:
+        if str(address.parse(text)) in taken:
+            yield Finding("lmtp", "smtp_listen", f"{text} is in listen too: expected LMTP or SMTP there", True)
     open_to_all = [text for text in (*lmtp.listen, *lmtp.smtp_listen) if not address.parse(text).is_local]
     if open_to_all and not lmtp.trusted and not lmtp.tls_cert:
         yield Finding(
@@ -271,29 +261,11 @@ def _lmtp(config: Config) -> Iterator[Finding]:
             True,
         )
 
+    yield from transport(lmtp)
     if lmtp.backend_user and not lmtp.backend_password_file:
         yield Finding("lmtp", "backend_password_file", "expected a file, because backend_user is set", True)
     if lmtp.backend_password_file:
-        yield from _secret("lmtp", "backend_password_file", lmtp.backend_password_file)
-
-
-def _secret(section: str, key: str, place: str) -> Iterator[Finding]:
-    """Find what is wrong with a file of secrets: absent, unreadable, or readable by everybody."""
-    path = Path(place)
-    try:
-        mode = path.stat().st_mode
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        yield Finding(section, key, f"{place} can not be read: {error.strerror}", True)
-        return
-    if mode & 0o004:
-        yield Finding(section, key, f"{place} can be read by every user of this machine", False)
-
-
-def _open_secret(section: str, key: str, place: str) -> Iterator[Finding]:
-    """The notice alone, for a file whose absence is found elsewhere."""
-    yield from (finding for finding in _secret(section, key, place) if not finding.fatal)
+        yield from secret("lmtp", "backend_password_file", lmtp.backend_password_file)
 
 
 def _exists(find: object, name: str) -> bool:

@@ -213,6 +213,13 @@ class BackendSection(Section, frozen=True):
     state: Annotated[
         Literal["up", "drain", "down"], Meta(description='"drain": no new users; "down": do not connect.')
     ] = "up"
+    tls_name: Annotated[
+        str,
+        Meta(
+            description="Name that its certificate must have; empty: `host`, or where that is an address and NAME is"
+            " none, NAME."
+        ),
+    ] = ""
     tags: tuple[str, ...] = ()
 
 
@@ -256,7 +263,13 @@ class LmtpSection(Section, frozen=True):
     """The LMTP router."""
 
     listen: Annotated[tuple[str, ...], Meta(description="Where to take LMTP.")] = ("127.0.0.1:2024",)
-    smtp_listen: Annotated[tuple[str, ...], Meta(description="Where to take SMTP.")] = ()
+    smtp_listen: Annotated[
+        tuple[str, ...], Meta(description="Where to take SMTP: one recipient for each message, or PRDR.")
+    ] = ()
+    implicit_tls: Annotated[
+        tuple[str, ...],
+        Meta(description="Those of these addresses where TLS begins at once, without STARTTLS; needs `tls_cert`."),
+    ] = ()
     workers: Annotated[int, Meta(ge=0, le=1024, description="Worker processes; 0: one per core.")] = 0
     body_buffer: Annotated[str, Meta(description="Memory for the body of one transaction.")] = "1MiB"
     max_size: Annotated[str, Meta(description="Largest message, announced as SIZE.")] = "50MiB"
@@ -268,8 +281,24 @@ class LmtpSection(Section, frozen=True):
     ] = ()
     backend_user: Annotated[str, Meta(description="User of the AUTH to backends; empty: no AUTH.")] = ""
     backend_password_file: Annotated[str, Meta(description="File with its password.")] = ""
-    tls_cert: Annotated[str, Meta(description="Certificate chain (PEM) for STARTTLS.")] = ""
-    tls_key: Annotated[str, Meta(description="Its key (PEM).")] = ""
+    backend_tls: Annotated[
+        Literal["off", "may", "verify"],
+        Meta(
+            description='STARTTLS to backends. "may": where offered, and nothing is verified; "verify": always, with a'
+            " certificate for the name of the backend, and no mail without it."
+        ),
+    ] = "off"
+    backend_tls_ca: Annotated[
+        str, Meta(description="CA of the backends' certificates (PEM); empty: those that this machine believes.")
+    ] = ""
+    backend_tls_cert: Annotated[
+        str, Meta(description="Our certificate (PEM) for backends that ask for one, and for AUTH EXTERNAL there.")
+    ] = ""
+    backend_tls_key: Annotated[str, Meta(description="Its key (PEM); empty: the key is in `backend_tls_cert`.")] = ""
+    tls_cert: Annotated[
+        str, Meta(description="Certificate chain (PEM) for STARTTLS and `implicit_tls`; empty: no TLS.")
+    ] = ""
+    tls_key: Annotated[str, Meta(description="Its key (PEM); empty: the key is in `tls_cert`.")] = ""
     timeouts: Annotated[
         Timeouts,
         Meta(description="Deadlines in seconds; connect, greeting and envelope per step, idle between transactions."),

@@ -32,10 +32,11 @@ PROBE_S = 5.0
 def status_command(ctx: click.Context, file: Path | None, form: str) -> None:
     """Show the router of this machine: sessions, backends, workers, how long things take.
 
-    Exit status 69 when it is down, or does not answer at an address of `[lmtp] listen`.
+    Exit status 69 when it is down, or does not answer at an address of `[lmtp] listen` or `smtp_listen`.
     """
     config = load(file or ctx.obj)
     answers = {text: probe(address.parse(text)) for text in config.lmtp.listen}
+    answers |= {text: probe(address.parse(text), b"EHLO") for text in config.lmtp.smtp_listen}
     status: dict[str, Any] = {
         "answers": {text: {"state": state, "took_ms": ms, "says": says} for text, (state, ms, says) in answers.items()}
     }
@@ -74,7 +75,7 @@ def _line(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {'-' if part is None else part}" for name, part in values.items())
 
 
-def probe(place: Address) -> tuple[str, float, str]:
+def probe(place: Address, hello: bytes = b"LHLO") -> tuple[str, float, str]:
     """Greet the router at `place`; return ``up`` or ``down``, milliseconds, and what it said or why not."""
     started = time.monotonic()
     parser = codec.ReplyParser()
@@ -82,7 +83,7 @@ def probe(place: Address) -> tuple[str, float, str]:
     try:
         with _connect(place) as sock:
             sock.settimeout(PROBE_S)
-            for command in (b"", b"LHLO localhost\r\n", b"QUIT\r\n"):
+            for command in (b"", hello + b" localhost\r\n", b"QUIT\r\n"):
                 sock.sendall(command)
                 replies = parser.feed(sock.recv(4096))
                 while not replies:

@@ -1,4 +1,4 @@
-"""Octets to commands and replies, and back (RFC 2033, RFC 5321 section 4.1).
+"""Octets to commands and replies, and back (RFC 2033, RFC 5321 section 4.1); parameters are in parameters.py.
 
 Rule: one line in, one command or one refusal out; whatever the octets are, nothing else is raised.
 """
@@ -10,8 +10,27 @@ import re
 from collections.abc import Callable
 
 from cyrusext.errors import RemoteProtocolError
+from lmtp_router.protocol import parameters
 from lmtp_router.protocol._plain import plain_command
-from lmtp_router.protocol.types import Command, Data, Lhlo, Mail, Noop, Quit, Rcpt, Refused, Reply, Rset, Vrfy, reply
+from lmtp_router.protocol.parameters import SYNTAX
+from lmtp_router.protocol.types import (
+    Bdat,
+    Command,
+    Data,
+    Ehlo,
+    Helo,
+    Lhlo,
+    Mail,
+    Noop,
+    Quit,
+    Rcpt,
+    Refused,
+    Reply,
+    Rset,
+    Starttls,
+    Vrfy,
+    reply,
+)
 
 MAX_PATH = 2 + 64 + 1 + 255 + 1024
 """Longest path in octets: brackets, local part and domain (RFC 5321 section 4.5.3.1) with room for a source route."""
@@ -20,25 +39,24 @@ MAX_KNOWN_REPLIES = 16
 MAX_REPLY_LINE = 2048
 """Longest line of a backend's reply that is believed (RFC 5321 section 4.5.3.1.5 asks for 512)."""
 
-SYNTAX = reply(501, "5.5.4 Syntax error in parameters")
 BAD_PATH = reply(501, "5.1.7 Bad reverse-path syntax")
 BAD_RCPT = reply(501, "5.1.3 Bad recipient path syntax")
-NOT_ASCII = reply(553, "5.6.7 Address needs SMTPUTF8, which is not offered")
+NOT_ASCII = reply(553, "5.6.7 Address is not ASCII, and MAIL did not say SMTPUTF8")
 UNKNOWN = reply(500, "5.5.1 Command unknown")
-IS_LMTP = reply(500, "5.5.1 This is LMTP: use LHLO")
 BAD_LINE = reply(500, "5.5.2 Line has a NUL, a bare CR or a bare LF")
+BAD_BDAT = reply(501, "5.5.4 BDAT takes a number and LAST, closing connection")
 LONG_LINE = reply(500, "5.5.2 Line too long")
-UNKNOWN_PARAMETER = reply(555, "5.5.4 Parameter not recognised or not implemented")
-TWICE = reply(501, "5.5.4 Parameter given twice")
-BAD_SIZE = reply(501, "5.5.4 SIZE is not a number")
-BAD_BODY = reply(501, "5.5.4 BODY is neither 7BIT nor 8BITMIME")
 
-# A path: quoted strings may hold blanks and brackets, nothing else may; 8-bit octets get a reply of their own.
+# A path: quoted strings may hold blanks and brackets, nothing else may.
 _PATH = re.compile(
     rb'<((?:"(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*"|[^<>"\x00-\x20\x7f])*)>(?: (.*))?\Z', re.DOTALL
 )
-_ESMTP_VALUE = re.compile(rb"[\x21-\x3c\x3e-\x7e]+\Z")
-_DIGITS = re.compile(rb"[0-9]{1,20}\Z")
+
+_BDAT = re.compile(rb"([0-9]{1,20})(?: +(LAST))? *\Z", re.IGNORECASE)
+_QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"(@.*)?\Z', re.DOTALL)
+_ATOM = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\xff-]+"
+_DOT_STRING = re.compile(rb"%b(?:\.%b)*\Z" % (_ATOM, _ATOM))
+_PAIR = re.compile(rb"\\(.)", re.DOTALL)
 
 
 def parse_command(line: bytes) -> Command | Refused:
@@ -61,10 +79,8 @@ def _parse_path(argument: bytes, prefix: bytes, bad: Reply) -> tuple[bytes, byte
     if match is None:
         return Refused(bad)
     address: bytes = match[1]
-    if len(address) > MAX_PATH:
+    if len(address) > MAX_PATH or not (address.isascii() or parameters.is_utf8(address)):
         return Refused(bad)
-    if not address.isascii():
-        return Refused(NOT_ASCII)
     if address.startswith(b"@"):
         # RFC 5321 appendix C: a source route is accepted and ignored.
         _, colon, address = address.partition(b":")
@@ -73,39 +89,16 @@ def _parse_path(argument: bytes, prefix: bytes, bad: Reply) -> tuple[bytes, byte
     return address, match[2] or b""
 
 
-def _parse_parameters(raw: bytes) -> dict[bytes, bytes] | Refused:
-    parameters: dict[bytes, bytes] = {}
-    for word in raw.split():
-        key, equals, value = word.partition(b"=")
-        key = key.upper()
-        if key in parameters:
-            return Refused(TWICE)
-        if equals and not _ESMTP_VALUE.match(value):
-            return Refused(SYNTAX)
-        parameters[key] = value
-    return parameters
-
-
 def _parse_mail(argument: bytes) -> Mail | Refused:
     found = _parse_path(argument, b"FROM:", BAD_PATH)
     if isinstance(found, Refused):
         return found
     address, raw = found
     path = b"<%b>" % address
-    if not raw:
-        return Mail(path)
-    parameters = _parse_parameters(raw)
-    if isinstance(parameters, Refused):
-        return parameters
-    size = parameters.pop(b"SIZE", b"0")
-    body = parameters.pop(b"BODY", b"").upper()
-    if parameters:
-        return Refused(UNKNOWN_PARAMETER)
-    if not _DIGITS.match(size):
-        return Refused(BAD_SIZE)
-    if body not in (b"", b"7BIT", b"8BITMIME"):
-        return Refused(BAD_BODY)
-    return Mail(path, int(size), body)
+    mail = parameters.mail_with(path, raw) if raw else Mail(path)
+    if isinstance(mail, Mail) and not address.isascii() and parameters.SMTPUTF8 not in mail.needs:
+        return Refused(NOT_ASCII)
+    return mail
 
 
 def _parse_rcpt(argument: bytes) -> Rcpt | Refused:
@@ -115,43 +108,59 @@ def _parse_rcpt(argument: bytes) -> Rcpt | Refused:
     address, raw = found
     if not address:
         return Refused(BAD_RCPT)
-    if raw:
-        parameters = _parse_parameters(raw)
-        if isinstance(parameters, Refused):
-            return parameters
-        # Quirk: DSN is not offered, but Dovecot adds ORCPT when it rewrites an address; Cyrus would refuse it with 501.
-        parameters.pop(b"ORCPT", None)
-        if parameters:
-            return Refused(UNKNOWN_PARAMETER)
-    return Rcpt(b"<%b>" % address)
+    path = b"<%b>" % (_unquoted(address) if address.startswith(b'"') else address)
+    return parameters.rcpt_with(path, raw) if raw else Rcpt(path)
 
 
-def _parse_lhlo(argument: bytes) -> Lhlo | Refused:
-    domain = argument.strip()
-    if not domain or b" " in domain or len(domain) > 255 or not domain.isascii():
-        return Refused(SYNTAX)
-    return Lhlo(domain)
+def _unquoted(address: bytes) -> bytes:
+    """Return `address` without quotes that it does not need (RFC 5321 section 4.1.2 asks for the least quoting).
+
+    They change nothing in what is meant, but Cyrus takes them for a part of the user's name.
+    """
+    match = _QUOTED.match(address)
+    if match is None:
+        return address
+    local = _PAIR.sub(rb"\1", match[1])
+    return local + (match[2] or b"") if _DOT_STRING.match(local) else address
+
+
+def _parse_hello(hello: type[Lhlo | Ehlo | Helo]) -> Callable[[bytes], Command | Refused]:
+    def parse(argument: bytes) -> Command | Refused:
+        domain = argument.strip()
+        if not domain or b" " in domain or len(domain) > 255 or not domain.isascii():
+            return Refused(SYNTAX)
+        return hello(domain)
+
+    return parse
 
 
 def _parse_vrfy(argument: bytes) -> Vrfy | Refused:
     return Vrfy(argument.strip()) if argument.strip() else Refused(SYNTAX)
 
 
-def _parse_bare(command: Data | Rset | Quit) -> Callable[[bytes], Command | Refused]:
+def _parse_bdat(argument: bytes) -> Bdat | Refused:
+    match = _BDAT.match(argument)
+    # Nobody knows how many octets of a message follow, so no command can follow.
+    return Bdat(int(match[1]), match[2] is not None) if match is not None else Refused(BAD_BDAT, close=True)
+
+
+def _parse_bare(command: Data | Rset | Starttls | Quit) -> Callable[[bytes], Command | Refused]:
     return lambda argument: Refused(SYNTAX) if argument.strip() else command
 
 
 _VERBS: dict[bytes, Callable[[bytes], Command | Refused]] = {
-    b"LHLO": _parse_lhlo,
+    b"LHLO": _parse_hello(Lhlo),
+    b"EHLO": _parse_hello(Ehlo),
+    b"HELO": _parse_hello(Helo),
     b"MAIL": _parse_mail,
     b"RCPT": _parse_rcpt,
     b"DATA": _parse_bare(Data()),
+    b"BDAT": _parse_bdat,
     b"RSET": _parse_bare(Rset()),
     b"QUIT": _parse_bare(Quit()),
+    b"STARTTLS": _parse_bare(Starttls()),
     b"NOOP": lambda _: Noop(),
     b"VRFY": _parse_vrfy,
-    b"EHLO": lambda _: Refused(IS_LMTP),
-    b"HELO": lambda _: Refused(IS_LMTP),
 }
 
 
@@ -162,17 +171,21 @@ def build_mail(mail: Mail, extensions: frozenset[bytes]) -> bytes:
         line += b" SIZE=%d" % mail.size
     if mail.body and b"8BITMIME" in extensions:
         line += b" BODY=" + mail.body
-    return line + b"\r\n"
+    return line + mail.parameters + b"\r\n" if mail.parameters else line + b"\r\n"
 
 
 def build_rcpt(path: bytes) -> bytes:
-    """RCPT with the path as the client wrote it."""
+    """RCPT with the path, and the parameters that follow it, as the client wrote them."""
     return b"RCPT TO:%b\r\n" % path
 
 
 def build_auth_plain(user: str, password: str) -> bytes:
     """AUTH PLAIN with its initial response (RFC 4616 section 2)."""
     return b"AUTH PLAIN " + base64.b64encode(f"\0{user}\0{password}".encode()) + b"\r\n"
+
+
+AUTH_EXTERNAL = b"AUTH EXTERNAL =\r\n"
+"""AUTH EXTERNAL with an empty initial response: we are whom our certificate names (RFC 4954 section 4)."""
 
 
 def parse_extensions(answer: Reply) -> tuple[frozenset[bytes], frozenset[bytes]]:

@@ -1,4 +1,4 @@
-"""The two ends of an LMTP connection without a socket: octets in, events out; decisions in, octets out.
+"""The two ends of an LMTP or SMTP connection without a socket: octets in, events out; decisions in, octets out.
 
 Rule: nothing of a body is accepted before `ServerConnection.accept_data`, and nothing of it is sent before the backend
 said 354: the gate is `state.CLIENT`, and a caller who tries gets LocalProtocolError.  No input makes these classes
@@ -8,24 +8,34 @@ raise anything but RemoteProtocolError.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
 from lmtp_router.protocol import codec
 from lmtp_router.protocol._scan import BodyScanner
 from lmtp_router.protocol._tuples import record
+from lmtp_router.protocol.chunks import ChunkReader
+from lmtp_router.protocol.handshake import EXPECTED, Handshake, Step, Tls
+from lmtp_router.protocol.lines import LongLines
+from lmtp_router.protocol.parameters import BINARY, CHUNKING, DSN, EIGHT_BIT, SMTPUTF8, UNKNOWN_PARAMETER
 from lmtp_router.protocol.state import CLIENT, SERVER, ClientInput, ClientState, ServerInput, ServerState
 from lmtp_router.protocol.types import (
     NEED_DATA,
+    NOTHING,
     PAUSED,
     Answered,
+    Bdat,
     BodyData,
     BodyEnd,
     BodySpoiled,
+    ChunkEnd,
     ClientEvent,
     Command,
     Data,
+    Ehlo,
     HandshakeFailed,
+    Helo,
     Lhlo,
     Mail,
     Noop,
@@ -37,33 +47,48 @@ from lmtp_router.protocol.types import (
     Rset,
     Sent,
     ServerEvent,
+    Starttls,
+    TlsWanted,
     Verdict,
     Vrfy,
     reply,
 )
 
 END_OF_DATA = b".\r\n"
+PRDR = b"PRDR"
+"""A reply for each recipient in SMTP (draft-hall-prdr); between the client and us, whatever the backends have."""
 
 _INPUT: dict[type, ServerInput] = {
     Lhlo: ServerInput.LHLO,
+    Ehlo: ServerInput.LHLO,
+    Helo: ServerInput.LHLO,
     Mail: ServerInput.MAIL,
     Rcpt: ServerInput.RCPT,
     Data: ServerInput.DATA,
+    Bdat: ServerInput.BDAT,
     Rset: ServerInput.RSET,
     Noop: ServerInput.NOOP,
     Vrfy: ServerInput.NOOP,
     Quit: ServerInput.QUIT,
+    Starttls: ServerInput.STARTTLS,
 }
 
 TOO_MANY_ERRORS = reply(421, "4.7.0 Too many errors, closing connection")
 TOO_LARGE = reply(552, "5.3.4 Message is larger than this server takes")
 TOO_MANY_RECIPIENTS = reply(452, "4.5.3 Too many recipients")
+IS_LMTP = reply(500, "5.5.1 This is LMTP: use LHLO")
+IS_SMTP = reply(500, "5.5.1 This is SMTP: use EHLO")
 _SEQUENCE = {
-    ServerState.GREETED: reply(503, "5.5.1 Say LHLO first"),
+    ServerState.GREETED: reply(503, "5.5.1 Say LHLO or EHLO first"),
     ServerState.READY: reply(503, "5.5.1 Say MAIL first"),
     ServerState.MAIL: reply(503, "5.5.1 Say RCPT first"),
     ServerState.RCPT: reply(503, "5.5.1 A transaction is open, say RSET first"),
+    ServerState.CHUNKS: reply(503, "5.5.1 A message is being sent, say BDAT or RSET"),
 }
+
+
+_OFFER: dict[type, str] = {Starttls: "STARTTLS"}
+"""Commands that are unknown to whom they are not offered."""
 
 
 class Limits(NamedTuple):
@@ -75,47 +100,94 @@ class Limits(NamedTuple):
     max_errors: int = 20
 
 
+def offered(known: Iterable[frozenset[bytes]]) -> frozenset[bytes]:
+    """Return what may be offered to clients, given what each backend that is known offers.
+
+    8BITMIME until a backend is known that lacks it, for without it clients rewrite messages; the others only when each
+    known backend has them, and at least one is known.
+    """
+    known = list(known)
+    if not known:
+        return _UNKNOWN
+    common = frozenset.intersection(*known)
+    shared = common & _PASSED_ON
+    return shared | {BINARY} if common >= {BINARY, CHUNKING} else shared
+
+
+_PASSED_ON = frozenset({EIGHT_BIT, SMTPUTF8, DSN})
+_OWN = ("PIPELINING", "ENHANCEDSTATUSCODES", "CHUNKING")
+_UNKNOWN = frozenset({EIGHT_BIT})
+
+
 class ServerConnection:
-    """The server's end.  After `Data` it is paused until `accept_data` or `refuse_data`, after `BodyEnd` until
-    `replied`."""
+    """The server's end.
+
+    After `Data`, or the first `Bdat` of a message, it is paused until `accept_data` or `refuse_data`, after `BodyEnd`
+    until `replied`.
+    """
 
     __slots__ = (
+        "_asked",
         "_at",
         "_buffer",
+        "_chunks",
         "_errors",
         "_limits",
+        "_lines",
+        "_offered",
         "_pending",
         "_recipients",
         "_replace",
         "_scanner",
         "_size",
+        "_skip",
         "_skipping",
+        "_smtp",
+        "_utf8",
         "_verdict",
+        "offers",
         "state",
     )
 
-    def __init__(self, limits: Limits | None = None, *, replace_bare_newlines: bool = False) -> None:
+    def __init__(
+        self, limits: Limits | None = None, *, replace_bare_newlines: bool = False, smtp: bool = False
+    ) -> None:
         self.state = ServerState.GREETED
+        self._smtp = smtp
+        self._offered = NOTHING
+        self._utf8 = False
+        self.offers: tuple[str, ...] = ()
+        """Lines of the reply to LHLO that depend on who the client is and how it comes, such as STARTTLS."""
         self._limits = limits or Limits()
         self._replace = replace_bare_newlines
         self._buffer = b""
         self._at = 0
+        self._skip = 0
+        """Octets of a chunk that was refused which are still to come."""
         self._skipping = False
+        self._asked = Bdat(0)
+        self._chunks = _NO_CHUNKS
         self._errors = 0
         self._recipients = 0
         self._scanner = BodyScanner()
+        self._lines = LongLines()
         self._size = 0
         self._verdict = Verdict.GOOD
-        self._pending: deque[BodyData | BodySpoiled | BodyEnd] = deque()
+        self._pending: deque[BodyData | BodySpoiled | ChunkEnd | BodyEnd] = deque()
 
     @property
     def buffered(self) -> int:
         """Octets received and not yet used."""
         return len(self._buffer) - self._at
 
-    def extensions(self, hostname: str) -> Reply:
-        """The reply to LHLO."""
-        return reply(250, hostname, "PIPELINING", "8BITMIME", f"SIZE {self._limits.max_size}", "ENHANCEDSTATUSCODES")
+    def hello(self, command: Lhlo | Ehlo | Helo, hostname: str, shared: frozenset[bytes]) -> Reply:
+        """The reply to LHLO, EHLO or HELO, where the backends have `shared` (see `offered`) in common."""
+        if isinstance(command, Helo):
+            self._offered = NOTHING
+            return reply(250, hostname)
+        self._offered = shared | {PRDR} if self._smtp else shared
+        words = (*sorted(word.decode("ascii") for word in self._offered), *self.offers)
+        return reply(250, hostname, *_OWN, f"SIZE {self._limits.max_size}", *words)
 
     def receive_data(self, data: bytes) -> None:
         """Take octets from the client."""
@@ -130,18 +202,25 @@ class ServerConnection:
         if state is ServerState.BODY:
             self._scan_body()
             return self._pending.popleft() if self._pending else NEED_DATA
+        if state is ServerState.CHUNK:
+            self._take_chunk()
+            return self._pending.popleft() if self._pending else NEED_DATA
         if state in _PAUSED:
             return PAUSED
+        if self._skip and not self._skip_chunk():
+            return NEED_DATA
         line = self._next_line()
         if line is None:
             return NEED_DATA
         if self._skipping or len(line) > self._limits.max_line:
             self._skipping = False
-            return self._refuse(codec.LONG_LINE)
+            return self._refuse(codec.LONG_LINE, close=_is_bdat(line))
         if not line.endswith(b"\r"):
-            return self._refuse(codec.BAD_LINE)
+            return self._refuse(codec.BAD_LINE, close=_is_bdat(line))
         command = codec.parse_command(line[:-1])
-        return self._refuse(command.reply) if isinstance(command, Refused) else self._enter(command)
+        if isinstance(command, Refused):
+            return self._refuse(command.reply, close=command.close or _is_bdat(line))
+        return self._enter(command)
 
     def _next_line(self) -> bytes | None:
         """The next line without its LF; a line that grows too long is thrown away while it comes."""
@@ -155,22 +234,50 @@ class ServerConnection:
         self._at = end + 1
         return line
 
-    def _enter(self, command: Command) -> Command | Refused:
+    def _enter(self, command: Command) -> ServerEvent:
         after = SERVER.get((self.state, _INPUT[type(command)]))
+        if isinstance(command, Bdat):
+            return self._enter_chunk(command, after)
         if after is None:
             return self._refuse(_SEQUENCE[self.state])
         if isinstance(command, Mail):
             if command.size > self._limits.max_size:
                 return Refused(TOO_LARGE)
+            if not command.needs <= self._offered or (command.prdr and PRDR not in self._offered):
+                return self._refuse(UNKNOWN_PARAMETER)
             self._recipients = 0
+            if self._smtp and not command.prdr:
+                command = command._replace(one_reply=True)
+            self._utf8 = SMTPUTF8 in command.needs
         elif isinstance(command, Rcpt):
             if self._recipients >= self._limits.max_recipients:
                 return Refused(TOO_MANY_RECIPIENTS)
+            if command.needs_dsn and DSN not in self._offered:
+                return self._refuse(UNKNOWN_PARAMETER)
+            if not (self._utf8 or (command.path.isascii() and command.parameters.isascii())):
+                return self._refuse(codec.NOT_ASCII)
             self._recipients += 1
+        elif isinstance(command, Lhlo | Ehlo | Helo) and self._smtp is isinstance(command, Lhlo):
+            return self._refuse(IS_SMTP if self._smtp else IS_LMTP)
+        elif type(command) in _OFFER and not self._is_offered(command):
+            return self._refuse(codec.UNKNOWN)
         self.state = after
         return command
 
-    def _refuse(self, answer: Reply) -> Refused:
+    def _is_offered(self, command: Command) -> bool:
+        word = _OFFER[type(command)]
+        return any(line.partition(" ")[0] == word for line in self.offers)
+
+    def secured(self) -> None:
+        """TLS is there: what came before it is forgotten, the client begins anew (RFC 3207 section 4.2)."""
+        self._decide(ServerInput.SECURED)
+        self._buffer, self._at = b"", 0
+        self._skipping = False
+
+    def _refuse(self, answer: Reply, *, close: bool = False) -> Refused:
+        if close:
+            self.state = ServerState.CLOSED
+            return Refused(answer, close=True)
         self._errors += 1
         if self._errors > self._limits.max_errors:
             self.state = ServerState.CLOSED
@@ -195,6 +302,8 @@ class ServerConnection:
                 self._verdict = Verdict.BARE_NEWLINE
             elif self._size > self._limits.max_size:
                 self._verdict = Verdict.TOO_LARGE
+            elif self._lines.feed(octets):
+                self._verdict = Verdict.FALSE_END
             elif octets:
                 self._pending.append(record(BodyData, octets))
             if self._verdict is not Verdict.GOOD:
@@ -203,15 +312,68 @@ class ServerConnection:
             self.state = SERVER[self.state, ServerInput.END]
             self._pending.append(BodyEnd(self._size, self._verdict, self._scanner.nul))
 
+    def _enter_chunk(self, command: Bdat, after: ServerState | None) -> ServerEvent:
+        if after is None:
+            # No error of the client's to count: it may have sent all chunks before it heard of the refused recipients.
+            self._skip = command.size
+            return Refused(_SEQUENCE[self.state])
+        self.state = after
+        if after is ServerState.CHUNK_ASKED:
+            self._asked = command
+            return command
+        self._chunks.begin(command.size, last=command.last)
+        self._asked = command
+        return self.next_event()
+
+    def _skip_chunk(self) -> bool:
+        """Throw away what has come of a chunk that was refused; True when that was all."""
+        skipped = min(self._skip, self.buffered)
+        self._skip -= skipped
+        self._at += skipped
+        return not self._skip
+
+    def _take_chunk(self) -> None:
+        """Take what has come of a chunk; what came of it is in `_pending`."""
+        chunks = self._chunks
+        if self._at >= len(self._buffer) and not chunks.whole:
+            return
+        self._at, octets = chunks.take(self._buffer, self._at)
+        if self._verdict is Verdict.GOOD:
+            if chunks.bare_newline and not self._replace:
+                self._verdict = Verdict.BARE_NEWLINE
+            elif chunks.size > self._limits.max_size:
+                self._verdict = Verdict.TOO_LARGE
+            elif self._lines.feed(octets):
+                self._verdict = Verdict.FALSE_END
+            elif octets:
+                self._pending.append(record(BodyData, octets))
+            if self._verdict is not Verdict.GOOD:
+                self._pending.append(BodySpoiled(self._verdict))
+        if not chunks.whole:
+            return
+        if chunks.last:
+            self.state = SERVER[self.state, ServerInput.END]
+            self._pending.append(BodyEnd(chunks.size, self._verdict, chunks.nul))
+        else:
+            self.state = SERVER[self.state, ServerInput.CHUNK_END]
+            self._pending.append(ChunkEnd(self._asked.size))
+
     def accept_data(self) -> None:
-        """354 is being sent: what follows is the body."""
+        """354 is being sent: what follows is the body.  Or: the first chunk is taken."""
         self._decide(ServerInput.ACCEPT)
-        self._scanner = BodyScanner(self._replace)
+        if self.state is ServerState.CHUNK:
+            self._chunks = ChunkReader()
+            self._chunks.begin(self._asked.size, last=self._asked.last)
+        else:
+            self._scanner = BodyScanner(self._replace)
+        self._lines = LongLines()
         self._size = 0
         self._verdict = Verdict.GOOD
 
     def refuse_data(self) -> None:
-        """DATA is answered with something else: the transaction is over."""
+        """DATA or the first BDAT is answered with a refusal: the transaction is over."""
+        if self.state is ServerState.CHUNK_ASKED:
+            self._skip = self._asked.size
         self._decide(ServerInput.REFUSE)
 
     def replied(self) -> None:
@@ -225,37 +387,47 @@ class ServerConnection:
         self.state = after
 
 
-_PAUSED = frozenset({ServerState.DATA, ServerState.FINAL, ServerState.CLOSED})
+_PAUSED = frozenset({ServerState.DATA, ServerState.CHUNK_ASKED, ServerState.FINAL, ServerState.TLS, ServerState.CLOSED})
+_NO_CHUNKS = ChunkReader(binary=True)
+
+
+def _is_bdat(line: bytes) -> bool:
+    """Tell whether a line that is refused was to announce octets that can not be told from commands then."""
+    return line[:4].upper() == b"BDAT"
 
 
 class ClientConnection:
-    """Our end of a connection to a backend: greeting, LHLO and AUTH by itself, then what the caller sends.
+    """Our end of a connection to a backend: what comes before a transaction by itself, then what the caller sends.
 
-    `data_to_send` has to be written after `next_event` returned NEED_DATA.
+    After TlsWanted the caller begins TLS and calls `secured`.  `data_to_send` has to be written after `next_event`
+    returned NEED_DATA.
     """
 
     __slots__ = (
-        "_credentials",
         "_expected",
-        "_hostname",
+        "_handshake",
         "_out",
         "_parser",
         "_replies",
         "_turn",
+        "_unsent",
         "extensions",
         "state",
     )
 
-    def __init__(self, hostname: str, credentials: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self, hostname: str, credentials: tuple[str, str] | None = None, tls: Tls = Tls.OFF, *, external: bool = False
+    ) -> None:
         self.state = ClientState.GREETING
         self.extensions: frozenset[bytes] = frozenset()
-        self._hostname = hostname
-        self._credentials = credentials
+        self._handshake = Handshake(hostname, credentials, tls, external=external)
         self._parser = codec.ReplyParser()
         self._replies: deque[Reply] = deque()
         self._expected: deque[tuple[Sent, object]] = deque()
         self._out: list[bytes] = []
         self._turn: deque[bytes] = deque()
+        self._unsent = 0
+        """Of what is expected, the last so many commands have not been taken to be written."""
 
     @property
     def outstanding(self) -> int:
@@ -272,15 +444,21 @@ class ClientConnection:
         self._replies.extend(self._parser.feed(data))
 
     def next_event(self) -> ClientEvent:
-        """Return the next answer; raises RemoteProtocolError (fatal) for a reply that nothing asked for."""
+        """Return the next answer; raises RemoteProtocolError (fatal) for a reply that nothing asked for.
+
+        A reply that came before its command was written is no answer to it: taken for one, it and all after it would
+        be told to the wrong recipients.
+        """
         while self._replies:
             answer = self._replies.popleft()
-            if self.state in _HANDSHAKE:
+            if self.state in EXPECTED:
+                if self._out:
+                    raise RemoteProtocolError(f"the backend said {answer.code} unasked", fatal=True)
                 event = self._shake(answer)
                 if event is not None:
                     return event
                 continue
-            if not self._expected:
+            if len(self._expected) <= self._unsent:
                 raise RemoteProtocolError(f"the backend said {answer.code} unasked", fatal=True)
             return self._match(answer)
         return NEED_DATA
@@ -291,28 +469,34 @@ class ClientConnection:
             return b""
         data = b"".join(self._out)
         self._out.clear()
+        self._unsent = len(self._turn)
         return data
 
-    def _shake(self, answer: Reply) -> Ready | HandshakeFailed | None:
-        state = self.state
-        if answer.code != _HANDSHAKE[state]:
+    def _shake(self, answer: Reply) -> Ready | TlsWanted | HandshakeFailed | None:
+        step = self._handshake.take(self.state, answer)
+        if isinstance(step.event, TlsWanted) and (self._replies or self._parser.partial):
+            # Whoever put it there would have it taken for what the backend says under TLS.
+            raise RemoteProtocolError("the backend sent something behind its reply to STARTTLS", fatal=True)
+        self.extensions = self._handshake.extensions
+        self._follow(step)
+        return step.event
+
+    def secured(self) -> None:
+        """TLS is there: say LHLO anew."""
+        self._follow(self._handshake.secured())
+
+    @property
+    def secure(self) -> bool:
+        """True under TLS."""
+        return self._handshake.secure
+
+    def _follow(self, step: Step) -> None:
+        if step.move is None:
             self.state = ClientState.CLOSED
-            return HandshakeFailed(state.value, answer)
-        if state is ClientState.GREETING:
-            self.state = CLIENT[state, ClientInput.GREETED]
-            self._out.append(f"LHLO {self._hostname}\r\n".encode("ascii"))
-            return None
-        if state is ClientState.LHLO:
-            self.extensions, mechanisms = codec.parse_extensions(answer)
-            # A backend that offers no PLAIN trusts its peer (lmtpd -a), or will refuse MAIL in its own words.
-            if self._credentials is not None and b"PLAIN" in mechanisms:
-                self.state = CLIENT[state, ClientInput.AUTHENTICATE]
-                self._out.append(codec.build_auth_plain(*self._credentials))
-                return None
-            self.state = CLIENT[state, ClientInput.HELLO]
-            return Ready()
-        self.state = CLIENT[state, ClientInput.AUTHENTICATED]
-        return Ready()
+        else:
+            self._move(step.move)
+        if step.octets:
+            self._out.append(step.octets)
 
     def _match(self, answer: Reply) -> Answered:
         sent, context = self._expected.popleft()
@@ -366,12 +550,10 @@ class ClientConnection:
         else:
             self._out.append(line)
         self._expected.append((sent, context))
+        self._unsent += 1
 
     def _move(self, step: ClientInput) -> None:
         after = CLIENT.get((self.state, step))
         if after is None:
             raise LocalProtocolError(f"{step.value} in state {self.state.value}")
         self.state = after
-
-
-_HANDSHAKE = {ClientState.GREETING: 220, ClientState.LHLO: 250, ClientState.AUTH: 235}

@@ -20,7 +20,14 @@ class ServerState(enum.Enum):
     RCPT = "rcpt"
     DATA = "data"
     BODY = "body"
+    CHUNK_ASKED = "chunk-asked"
+    """The first BDAT waits for the decision that DATA waits for; its octets may have come."""
+    CHUNK = "chunk"
+    CHUNKS = "chunks"
+    """Between two chunks."""
     FINAL = "final"
+    TLS = "tls"
+    """STARTTLS was taken: nothing is understood before TLS is there."""
     CLOSED = "closed"
 
 
@@ -33,15 +40,21 @@ class ServerInput(enum.Enum):
     MAIL = "mail"
     RCPT = "rcpt"
     DATA = "data"
+    BDAT = "bdat"
     RSET = "rset"
     NOOP = "noop"
     QUIT = "quit"
+    STARTTLS = "starttls"
+    SECURED = "secured"
+    """TLS is there: the client begins anew."""
     ACCEPT = "accept"
-    """354 was sent."""
+    """354 was sent, or the first chunk is taken."""
     REFUSE = "refuse"
-    """DATA was refused: the transaction is over."""
+    """DATA or the first BDAT was refused: the transaction is over."""
+    CHUNK_END = "chunk-end"
+    """A chunk has come whole that is not the last."""
     END = "end"
-    """CRLF.CRLF has come."""
+    """CRLF.CRLF has come, or the last chunk."""
     REPLIED = "replied"
     """Every recipient has its reply."""
 
@@ -53,6 +66,9 @@ class ClientState(enum.Enum):
 
     GREETING = "greeting"
     LHLO = "lhlo"
+    STARTTLS = "starttls"
+    TLS = "tls"
+    """The backend waits for TLS to begin."""
     AUTH = "auth"
     READY = "ready"
     ENVELOPE = "envelope"
@@ -70,6 +86,10 @@ class ClientInput(enum.Enum):
 
     GREETED = "greeted"
     HELLO = "hello"
+    STARTTLS = "starttls"
+    BEGIN_TLS = "begin-tls"
+    SECURED = "secured"
+    """TLS is there: LHLO is said anew."""
     AUTHENTICATE = "authenticate"
     AUTHENTICATED = "authenticated"
     MAIL = "mail"
@@ -78,7 +98,7 @@ class ClientInput(enum.Enum):
     GO_AHEAD = "go-ahead"
     """354: the one thing that opens the gate for a body."""
     REFUSED = "refused"
-    """DATA was answered with something else."""
+    """DATA, or a STARTTLS that need not be, was answered with something else."""
     END = "end"
     REPLIED = "replied"
     RSET = "rset"
@@ -97,6 +117,8 @@ SERVER: dict[tuple[ServerState, ServerInput], ServerState] = {
     (_S.READY, _I.RSET): _S.READY,
     (_S.READY, _I.NOOP): _S.READY,
     (_S.READY, _I.QUIT): _S.CLOSED,
+    (_S.READY, _I.STARTTLS): _S.TLS,
+    (_S.TLS, _I.SECURED): _S.GREETED,
     (_S.MAIL, _I.LHLO): _S.READY,
     (_S.MAIL, _I.RCPT): _S.RCPT,
     (_S.MAIL, _I.RSET): _S.READY,
@@ -105,12 +127,22 @@ SERVER: dict[tuple[ServerState, ServerInput], ServerState] = {
     (_S.RCPT, _I.LHLO): _S.READY,
     (_S.RCPT, _I.RCPT): _S.RCPT,
     (_S.RCPT, _I.DATA): _S.DATA,
+    (_S.RCPT, _I.BDAT): _S.CHUNK_ASKED,
     (_S.RCPT, _I.RSET): _S.READY,
     (_S.RCPT, _I.NOOP): _S.RCPT,
     (_S.RCPT, _I.QUIT): _S.CLOSED,
     (_S.DATA, _I.ACCEPT): _S.BODY,
     (_S.DATA, _I.REFUSE): _S.READY,
     (_S.BODY, _I.END): _S.FINAL,
+    (_S.CHUNK_ASKED, _I.ACCEPT): _S.CHUNK,
+    (_S.CHUNK_ASKED, _I.REFUSE): _S.READY,
+    (_S.CHUNK, _I.CHUNK_END): _S.CHUNKS,
+    (_S.CHUNK, _I.END): _S.FINAL,
+    (_S.CHUNKS, _I.LHLO): _S.READY,
+    (_S.CHUNKS, _I.BDAT): _S.CHUNK,
+    (_S.CHUNKS, _I.RSET): _S.READY,
+    (_S.CHUNKS, _I.NOOP): _S.CHUNKS,
+    (_S.CHUNKS, _I.QUIT): _S.CLOSED,
     (_S.FINAL, _I.REPLIED): _S.READY,
 }
 
@@ -119,6 +151,10 @@ _C, _J = ClientState, ClientInput
 CLIENT: dict[tuple[ClientState, ClientInput], ClientState] = {
     (_C.GREETING, _J.GREETED): _C.LHLO,
     (_C.LHLO, _J.HELLO): _C.READY,
+    (_C.LHLO, _J.STARTTLS): _C.STARTTLS,
+    (_C.STARTTLS, _J.BEGIN_TLS): _C.TLS,
+    (_C.STARTTLS, _J.REFUSED): _C.LHLO,
+    (_C.TLS, _J.SECURED): _C.LHLO,
     (_C.LHLO, _J.AUTHENTICATE): _C.AUTH,
     (_C.AUTH, _J.AUTHENTICATED): _C.READY,
     (_C.READY, _J.MAIL): _C.ENVELOPE,

@@ -54,18 +54,45 @@ class Lhlo(NamedTuple):
     domain: bytes
 
 
+class Ehlo(NamedTuple):
+    """EHLO with the client's name: SMTP (RFC 5321 section 4.1.1.1)."""
+
+    domain: bytes
+
+
+class Helo(NamedTuple):
+    """HELO with the client's name: SMTP without any extension."""
+
+    domain: bytes
+
+
+NOTHING: frozenset[bytes] = frozenset()
+
+
 class Mail(NamedTuple):
     """MAIL: the reverse-path with its angle brackets, ``size`` octets as declared (0: not said), ``body`` or empty."""
 
     path: bytes
     size: int = 0
     body: bytes = b""
+    parameters: bytes = b""
+    """What goes to a backend behind the path, besides SIZE and BODY: each parameter with a blank in front of it."""
+    needs: frozenset[bytes] = NOTHING
+    """Extensions that a backend must have to take the message as it is meant."""
+    prdr: bool = False
+    """The client takes a reply for each recipient, in SMTP too."""
+    one_reply: bool = False
+    """The client takes one reply for the message: a transaction has one recipient."""
 
 
 class Rcpt(NamedTuple):
     """RCPT: the forward-path with its angle brackets, its source route removed (RFC 5321 appendix C)."""
 
     path: bytes
+    parameters: bytes = b""
+    """Those of RFC 3461 for a backend that has DSN, each with a blank in front of it."""
+    needs_dsn: bool = False
+    """One of them asks for something that a backend without DSN would not do."""
 
     @property
     def address(self) -> bytes:
@@ -75,6 +102,19 @@ class Rcpt(NamedTuple):
 
 class Data(NamedTuple):
     """DATA: the client waits for 354."""
+
+
+class Bdat(NamedTuple):
+    """BDAT: a chunk of ``size`` octets follows, and with it the message ends if it is the ``last`` (RFC 3030)."""
+
+    size: int
+    last: bool = False
+
+
+class ChunkEnd(NamedTuple):
+    """A chunk of ``size`` octets that is not the last has come whole: it is owed a reply."""
+
+    size: int
 
 
 class Rset(NamedTuple):
@@ -91,6 +131,10 @@ class Vrfy(NamedTuple):
     argument: bytes
 
 
+class Starttls(NamedTuple):
+    """STARTTLS (RFC 3207): TLS begins after the reply, and nothing may stand behind the command."""
+
+
 class Quit(NamedTuple):
     """QUIT: the connection ends after the reply."""
 
@@ -103,7 +147,10 @@ class Refused(NamedTuple):
 
 
 class BodyData(NamedTuple):
-    """Octets of the message as they came, dot-stuffed; never a part of the end-of-data sequence."""
+    """Octets of the message as they came, dot-stuffed; never a part of the end-of-data sequence.
+
+    From a chunk they come stuffed, unless the message is binary.
+    """
 
     chunk: bytes
 
@@ -114,6 +161,8 @@ class Verdict(enum.Enum):
     GOOD = "good"
     BARE_NEWLINE = "bare-newline"
     TOO_LARGE = "too-large"
+    FALSE_END = "false-end"
+    """A long line has what a backend would take for the end (`lines`)."""
 
 
 class BodySpoiled(NamedTuple):
@@ -140,8 +189,8 @@ class NeedData(enum.Enum):
 NEED_DATA = NeedData.NEED_DATA
 PAUSED = NeedData.PAUSED
 
-Command = Lhlo | Mail | Rcpt | Data | Rset | Noop | Vrfy | Quit
-ServerEvent = Command | Refused | BodyData | BodySpoiled | BodyEnd | NeedData
+Command = Lhlo | Ehlo | Helo | Mail | Rcpt | Data | Bdat | Rset | Noop | Vrfy | Quit | Starttls
+ServerEvent = Command | Refused | BodyData | BodySpoiled | ChunkEnd | BodyEnd | NeedData
 
 
 class Sent(enum.Enum):
@@ -156,6 +205,10 @@ class Sent(enum.Enum):
 
 class Ready(NamedTuple):
     """Greeting, LHLO and, where wanted, AUTH are done: a transaction may begin."""
+
+
+class TlsWanted(NamedTuple):
+    """The backend said 220 to STARTTLS: begin TLS, then call `secured`."""
 
 
 class HandshakeFailed(NamedTuple):
@@ -173,4 +226,4 @@ class Answered(NamedTuple):
     reply: Reply
 
 
-ClientEvent = Ready | HandshakeFailed | Answered | NeedData
+ClientEvent = Ready | TlsWanted | HandshakeFailed | Answered | NeedData

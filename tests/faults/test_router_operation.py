@@ -250,6 +250,32 @@ def test_addresses_come_and_go(tmp_path: Path) -> None:
     play(test)
 
 
+def test_smtp_comes_and_goes_by_reload(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with daemon(tmp_path) as router:
+            port = free_port()
+            router.configure(f'smtp_listen = ["127.0.0.1:{port}"]\n')
+            router.reload()
+            await wait_until(lambda: router.events("lmtp.reloaded") == 1, "taken", LONG_S)
+            client = LmtpClient(*await asyncio.open_connection("127.0.0.1", port))
+            router.clients.append(client)
+            assert b" ESMTP " in await client.reply()
+            assert (await client.ask(b"LHLO c")).startswith(b"500")
+            assert (await client.ask(b"EHLO c")).startswith(b"250-")
+            assert (await client.envelope(A, B))[1].startswith(b"452 4.5.3")
+            await client.ask(b"RSET")
+            assert (await client.message(BODY, A))[0].startswith(b"250")
+            assert (await (await router.client()).message(BODY, A, B))[1].startswith(b"250")
+            answers = (await router.status())["answers"]
+            assert answers[f"127.0.0.1:{port}"]["state"] == "up"
+            assert {answer["state"] for answer in answers.values()} == {"up"}
+            router.configure("")
+            router.reload()
+            await wait_until(lambda: is_refused(port), "nobody listens there any more", LONG_S)
+
+    play(test)
+
+
 def test_reloads_under_load_lose_nothing(tmp_path: Path) -> None:
     async def test() -> None:
         async with daemon(tmp_path) as router:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from typing import NamedTuple, Self
 
 
@@ -32,6 +33,7 @@ class Lmtp:
     def __init__(self, address: str, port: int, *, timeout_s: float = 60.0, hello: str = "LHLO") -> None:
         self._socket = socket.create_connection((address, port), timeout=timeout_s)
         self._file = self._socket.makefile("rb")
+        self._hello = hello
         try:
             self.greeting = self.reply()
             self.capabilities = self.command(f"{hello} client.lab")
@@ -66,6 +68,15 @@ class Lmtp:
     def command(self, line: str) -> Reply:
         self.send(line.encode() + b"\r\n")
         return self.reply()
+
+    def starttls(self, context: ssl.SSLContext, name: str) -> None:
+        """Go on under TLS with the server of this name, LHLO'ed anew."""
+        reply = self.command("STARTTLS")
+        assert reply.code == 220, reply
+        self._file.close()
+        self._socket = context.wrap_socket(self._socket, server_hostname=name)
+        self._file = self._socket.makefile("rb")
+        self.capabilities = self.command(f"{self._hello} client.lab")
 
     def deliver(self, sender: str, recipients: list[str], message: bytes) -> Result:
         """Send one message (with CRLF line ends) to `recipients`, one command at a time."""

@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvloop
 
 from cyrusext.backends import Backend, Backends
 from cyrusext.lookup import Answer, Verdict
 from cyrusext.runtime.config_schema import Timeouts
+from lmtp_router.doors import OPEN, Door
 from lmtp_router.frontend import Frontend
 from lmtp_router.privacy import Disclosure
 from lmtp_router.protocol.connection import Limits
@@ -81,6 +84,16 @@ class Script:
     hang_at: str = ""
     """Never answer: greeting mail rcpt data dot; or never read: body."""
     step: Callable[[str], Awaitable[None]] | None = None
+    flaw: str = ""
+    """What is wrong with one reply, made of: ``half`` (only its first half is sent), ``twice``, ``slow`` (octet by
+    octet); then ``gone`` (the connection is closed behind it) or ``silent`` (nothing more is ever said)."""
+    flaw_at: str = ""
+    """Which reply: greeting lhlo mail rcpt data final."""
+    starttls: bytes = b"220 2.0.0 go\r\n"
+    tls: ssl.SSLContext | None = None
+    """For STARTTLS, which is offered by `lhlo` only; None: the connection is closed behind the reply."""
+    secure_lhlo: bytes = b"250-backend\r\n250-8BITMIME\r\n250-PIPELINING\r\n250 SIZE\r\n"
+    """The reply to LHLO under TLS."""
 
 
 class ScriptedBackend:
@@ -147,33 +160,58 @@ class ScriptedBackend:
         if self.script.drop_after == place:
             raise ConnectionResetError
 
+    async def _say(self, writer: asyncio.StreamWriter, place: str, answer: bytes) -> None:
+        """Send a reply, with its flaw if the script wants one here."""
+        flaw = self.script.flaw if self.script.flaw_at == place else ""
+        if "half" in flaw:
+            answer = answer[: len(answer) // 2]
+        for piece in [answer[at : at + 1] for at in range(len(answer))] if "slow" in flaw else [answer]:
+            writer.write(piece * 2 if "twice" in flaw else piece)
+            if flaw:
+                await writer.drain()
+                await asyncio.sleep(0)
+        if "gone" in flaw:
+            raise ConnectionResetError
+        if "silent" in flaw:
+            await self.released.wait()
+
     async def _speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._at("greeting")
-        writer.write(self.script.greeting)
+        await self._say(writer, "greeting", self.script.greeting)
         mail = b""
         rcpts: list[bytes] = []
+        secure = False
         while line := await reader.readline():
             self.commands.append(line)
             verb = line[:4].upper()
             if verb == b"LHLO":
-                writer.write(self.script.lhlo)
+                await self._say(writer, "lhlo", self.script.secure_lhlo if secure else self.script.lhlo)
+            elif verb == b"STAR":
+                writer.write(self.script.starttls)
+                if self.script.starttls.startswith(b"220"):
+                    if self.script.tls is None:
+                        return
+                    await writer.drain()
+                    await writer.start_tls(self.script.tls)
+                    secure = True
             elif verb == b"AUTH":
                 writer.write(b"235 2.0.0 ok\r\n")
             elif verb == b"MAIL":
                 await self._at("mail")
                 mail, rcpts = line[10:].strip(), []
-                writer.write(self.script.mail)
+                await self._say(writer, "mail", self.script.mail)
             elif verb == b"RCPT":
                 await self._at("rcpt")
                 path = line[8:].strip()
                 reply = self.script.rcpt.get(path, b"250 2.1.5 ok\r\n")
                 if reply.startswith(b"2") and self.script.mail.startswith(b"2"):
                     rcpts.append(path)
-                writer.write(reply if self.script.mail.startswith(b"2") else b"503 5.5.1 no MAIL\r\n")
+                answer = reply if self.script.mail.startswith(b"2") else b"503 5.5.1 no MAIL\r\n"
+                await self._say(writer, "rcpt", answer)
             elif verb == b"DATA":
                 await self._at("data")
                 if rcpts:
-                    writer.write(self.script.data)
+                    await self._say(writer, "data", self.script.data)
                 if rcpts and self.script.data.startswith(b"354"):
                     await self._message(reader, writer, mail, rcpts)
                     mail, rcpts = b"", []
@@ -211,7 +249,7 @@ class ScriptedBackend:
         for index, path in enumerate(rcpts):
             if index == self.script.drop_after_finals:
                 raise ConnectionResetError
-            writer.write(self.script.final.get(path, b"250 2.1.5 %b delivered\r\n" % path))
+            await self._say(writer, "final", self.script.final.get(path, b"250 2.1.5 %b delivered\r\n" % path))
             await writer.drain()
 
 
@@ -279,7 +317,10 @@ class RouterUnderTest:
         replace: bool = False,
         body_buffer: int = 1 << 20,
         credentials: tuple[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        door: Door = OPEN,
     ) -> None:
+        """`settings` are further fields of Settings, `door` is how clients come in."""
         users = {b"u%d@example.org" % n: sorted(backends)[n % len(backends)] for n in range(1000)} if backends else {}
         self.backends = dict(backends)
         self.lookup = FakeLookup({**users, **(table or {})})
@@ -292,8 +333,9 @@ class RouterUnderTest:
             idle_s=(timeouts or Timeouts()).idle,
             credentials=credentials,
             disclosure=Disclosure.FULL,
-        )
-        self.port = 0
+        )._replace(**(settings or {}))
+        self.door = door
+        self.port = self.smtp_port = 0
         self.frontend: Frontend | None = None
         self._clients: list[LmtpClient] = []
 
@@ -304,9 +346,10 @@ class RouterUnderTest:
         places = Backends(
             {name: Backend(name=name, host="127.0.0.1", lmtp=backend.port) for name, backend in self.backends.items()}
         )
-        sock = listening_socket()
-        self.port = sock.getsockname()[1]
-        self.frontend = Frontend(self.settings, Routing(self.lookup, places), [sock])
+        sock, smtp = listening_socket(), listening_socket()
+        self.port, self.smtp_port = sock.getsockname()[1], smtp.getsockname()[1]
+        doors = {sock.fileno(): self.door, smtp.fileno(): Door(smtp=True)}
+        self.frontend = Frontend(self.settings, Routing(self.lookup, places), [sock, smtp], doors)
         await self.frontend.start()
         return self
 
@@ -318,13 +361,16 @@ class RouterUnderTest:
             await backend.stop()
         await self.frontend.stop()
 
-    async def client(self, *, lhlo: bool = True) -> LmtpClient:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+    async def client(self, *, lhlo: bool = True, smtp: bool = False, tls: ssl.SSLContext | None = None) -> LmtpClient:
+        name = "router.example.org" if tls is not None else None
+        port = self.smtp_port if smtp else self.port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=name)
         client = LmtpClient(reader, writer)
         self._clients.append(client)
         assert (await client.reply()).startswith(b"220 ")
         if lhlo:
-            assert (await client.ask(b"LHLO client.example.org")).startswith(b"250-")
+            hello = b"EHLO" if smtp else b"LHLO"
+            assert (await client.ask(hello + b" client.example.org")).startswith(b"250-")
         return client
 
 

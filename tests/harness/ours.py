@@ -22,6 +22,7 @@ from tests.harness.waiting import accepts
 
 Config = dict[str, dict[str, Any]]
 
+ROUTER_SMTP_PORT = 2025
 ROUTER_PORT = 24
 """LMTP's own; on the default, 2024, a program of this machine may listen at every address."""
 
@@ -136,7 +137,11 @@ class Router(OurServer):
 
     def __init__(self, address: str, state: Path, node: Node, config: Config | None = None) -> None:
         settings = {section: dict(values) for section, values in node.config.items()}
-        settings["lmtp"] = {"listen": [f"{address}:{ROUTER_PORT}"], "workers": 1}
+        settings["lmtp"] = {
+            "listen": [f"{address}:{ROUTER_PORT}"],
+            "smtp_listen": [f"{address}:{ROUTER_SMTP_PORT}"],
+            "workers": 1,
+        }
         for section, values in (config or {}).items():
             settings.setdefault(section, {}).update(values)
         super().__init__("router", address, state, settings)

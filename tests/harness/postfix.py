@@ -91,8 +91,11 @@ class Postfix(Server):
             "maximal_backoff_time": "2s",
             "queue_run_delay": "1s",
         }
+        for line in self.extra:
+            key, _, value = line.partition("=")
+            settings[key.strip()] = value.strip()
         text = [f"{key} = {value}" for key, value in settings.items()]
-        (config / "main.cf").write_text("\n".join([*text, *self.extra, ""]))
+        (config / "main.cf").write_text("\n".join([*text, ""]))
         (config / "master.cf").write_text(MASTER.format(address=self.address))
         self.sandbox.run("sh", "-ec", f"chown postfix {self.state}/data; postfix -c {config} check")
 

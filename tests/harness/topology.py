@@ -28,6 +28,7 @@ MasterKind = Literal["ours", "stock"]
 
 HOSTS = {"mup.lab": 10, "be1.lab": 11, "be2.lab": 12, "fe.lab": 13, "wire.lab": 20, "node.lab": 30}
 ROUTER_HOST, POSTFIX_HOST = 14, 15
+MORE_BACKENDS = {"be3.lab": 16, "be4.lab": 17}
 
 
 class Group:
@@ -180,7 +181,7 @@ class Murder(Master):
 
 
 class Delivery(Group):
-    """Two backends, our node, our router, and Postfix in front: the way of a message."""
+    """Two backends (or, with `four`, four), our node, our router, and Postfix in front: the way of a message."""
 
     def __init__(
         self,
@@ -191,20 +192,32 @@ class Delivery(Group):
         config: Config | None = None,
         domains: Sequence[str] = ("example.org",),
         postfix: bool = True,
+        four: bool = False,
+        main_cf: Sequence[str] = (),
     ) -> None:
         super().__init__(root, state)
-        hosts, sasldb = self.hosts, make_sasldb(root, state / "sasl", ["be1.lab", "be2.lab"])
-        backends = {name: hosts[name] for name in ("be1.lab", "be2.lab")}
-        self.node = Node(hosts["mup.lab"], state / "node", backends, config)
-        self.be1 = CyrusBackend("be1.lab", hosts["be1.lab"], state / "be1", root, extra=extra)
-        self.be2 = CyrusBackend("be2.lab", hosts["be2.lab"], state / "be2", root, extra=extra)
+        names = ["be1.lab", "be2.lab"]
+        if four:
+            self.hosts |= {name: self.network.address(number) for name, number in MORE_BACKENDS.items()}
+            names += MORE_BACKENDS
+        hosts, sasldb = self.hosts, make_sasldb(root, state / "sasl", names)
+        self.node = Node(hosts["mup.lab"], state / "node", {name: hosts[name] for name in names}, config)
+        self.all_backends = [
+            CyrusBackend(name, hosts[name], state / name.partition(".")[0], root, extra=extra) for name in names
+        ]
+        self.be1, self.be2 = self.all_backends[:2]
         self.router = Router(self.network.address(ROUTER_HOST), state / "router", self.node, config)
         transport = f"lmtp:inet:[{self.router.address}]:{ROUTER_PORT}"
         self.postfix = Postfix(
-            self.network.address(POSTFIX_HOST), state / "postfix", root, transport=transport, domains=domains
+            self.network.address(POSTFIX_HOST),
+            state / "postfix",
+            root,
+            transport=transport,
+            domains=domains,
+            extra=main_cf,
         )
-        self.servers = [self.node, self.be1, self.be2, self.router, *([self.postfix] if postfix else [])]
-        for server in (self.be1, self.be2):
+        self.servers = [self.node, *self.all_backends, self.router, *([self.postfix] if postfix else [])]
+        for server in self.all_backends:
             server.configure(hosts, sasldb)
         for own in (self.node, self.router):
             own.configure()

@@ -20,7 +20,7 @@ from cyrusext.runtime.config_schema import Timeouts
 from lmtp_router.interfaces import LinkUser
 from lmtp_router.protocol.connection import ClientConnection
 from lmtp_router.protocol.state import ClientState
-from lmtp_router.protocol.types import Answered, Mail, Rcpt, Ready, Reply, Sent
+from lmtp_router.protocol.types import NEED_DATA, Answered, Mail, Rcpt, Ready, Reply, Sent
 from lmtp_router.recipient import Recipient
 from lmtp_router.results import Replies
 from lmtp_router.routing import Routing
@@ -41,7 +41,10 @@ class PlayedLink:
         self.reused = reused
         self.number = len(world.links)
         self.connection = ClientConnection("router")
-        self.connection.receive_data(b"220 b\r\n250-b\r\n250 PIPELINING\r\n")
+        self.connection.receive_data(b"220 b\r\n")
+        assert self.connection.next_event() is NEED_DATA
+        self.connection.data_to_send()
+        self.connection.receive_data(b"250-b\r\n250 PIPELINING\r\n")
         assert self.connection.next_event() == Ready()
         self.owed: list[Sent] = []
         self.got = b""
@@ -93,6 +96,7 @@ class PlayedLink:
         sent = self.owed.pop(0)
         status = b"5.1.1 " if code == 550 else b""
         text = b"%d %blink %d answer %d\r\n" % (code, status, self.number, self.world.next_answer())
+        self.connection.data_to_send()
         self.connection.receive_data(text)
         event = self.connection.next_event()
         assert isinstance(event, Answered)

@@ -33,6 +33,11 @@ _LINES = st.sampled_from(
         b"NOOP\r\n",
         b"QUIT\r\n",
         b"EHLO c\r\n",
+        b"BDAT 3\r\n",
+        b"BDAT 0\r\n",
+        b"BDAT 7 LAST\r\n",
+        b"BDAT 0 LAST\r\n",
+        b"BDAT x\r\n",
         b".\r\n",
         b"\r\n",
         b"text\r\n",
@@ -45,7 +50,8 @@ _LINES = st.sampled_from(
 )
 _OPENING = b"LHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<u@example.org>\r\nDATA\r\n"
 _TEXT = st.lists(st.one_of(_LINES, st.binary(max_size=8)), max_size=30).map(b"".join)
-SESSIONS = st.one_of(_TEXT, _TEXT.map(lambda text: _OPENING + text))
+_CHUNKED = _OPENING[:-6] + b"BDAT 5\r\nab\r\n.BDAT 6\r\n"
+SESSIONS = st.one_of(_TEXT, _TEXT.map(lambda text: _OPENING + text), _TEXT.map(lambda text: _CHUNKED + text))
 CUTS = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 LIMITS = Limits(max_size=200, max_line=60, max_recipients=3, max_errors=8)
 
@@ -61,7 +67,7 @@ def events(octets: bytes, cuts: list[int], *, accept: bool) -> list[ServerEvent]
         at += size
         while not isinstance(event := connection.next_event(), NeedData) or event is PAUSED:
             if event is PAUSED:
-                if connection.state is ServerState.DATA:
+                if connection.state in (ServerState.DATA, ServerState.CHUNK_ASKED):
                     connection.accept_data() if accept else connection.refuse_data()
                 elif connection.state is ServerState.FINAL:
                     connection.replied()
@@ -89,11 +95,14 @@ _REPLIES = st.sampled_from([b"220 b\r\n", b"250-x\r\n", b"250 x\r\n", b"354 go\r
 @given(st.lists(st.one_of(_REPLIES, st.binary(max_size=6)), max_size=20).map(b"".join), CUTS)
 def test_a_backend_can_say_what_it_likes(octets: bytes, cuts: list[int]) -> None:
     connection = ClientConnection("router", ("user", "password"))
-    connection.receive_data(b"220 b\r\n250-b\r\n250 PIPELINING\r\n")
-    connection.next_event()
+    for greeting in (b"220 b\r\n", b"250-b\r\n250 PIPELINING\r\n"):
+        connection.receive_data(greeting)
+        connection.next_event()
+        connection.data_to_send()
     connection.mail(Mail(b"<>"))
     connection.rcpt(b"<u@example.org>", "u")
     connection.data()
+    connection.data_to_send()
     at = turn = 0
     answers: list[Reply] = []
     with contextlib.suppress(RemoteProtocolError):

@@ -41,3 +41,29 @@ def test_it_is_a_mapping() -> None:
     assert len(BACKENDS) == 2
     assert BACKENDS["be1"].state == "up"
     assert split_server("be1:143") == ("be1", 143)
+
+
+@pytest.mark.parametrize(
+    ("server", "name"),
+    [
+        ("be1.example.org", "be1.example.org"),
+        ("10.0.0.9", "10.0.0.9"),
+        ("by-address.example.org", "by-address.example.org"),
+        ("be2", "imap2.example.org"),
+        ("be3", "cert.example.org"),
+        ("be4", "be4"),
+        ("be4:143", "be4"),
+        ("10.0.0.5", "10.0.0.6"),
+    ],
+)
+def test_the_name_that_a_certificate_must_have(server: str, name: str) -> None:
+    backends = Backends(
+        {
+            "by-address.example.org": Backend("by-address.example.org", host="10.0.0.1"),
+            "be2": Backend("be2", host="imap2.example.org"),
+            "be3": Backend("be3", host="10.0.0.3", tls_name="cert.example.org"),
+            "be4": Backend("be4", host="10.0.0.4"),
+            "10.0.0.5": Backend("10.0.0.5", host="10.0.0.6"),
+        }
+    )
+    assert backends.certificate_name(server) == name

@@ -108,6 +108,7 @@ def test_the_defaults_can_run() -> None:
     assert findings(Config()) == []
     assert require(Config(), "node") == []
     assert require(Config(), "lmtp-router") == []
+    assert require(parse(b'[lmtp]\nlisten = []\nsmtp_listen = ["127.0.0.1:25"]', "f.toml"), "lmtp-router") == []
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,15 @@ def test_the_defaults_can_run() -> None:
         ('[mupdate]\nsasldb_path = "/nonexistent"', "sasldb_path", "can not be read", True),
         ('[lmtp]\nlisten = ["0.0.0.0:24"]', "listen", "anybody could deliver", True),
         ("[lmtp]\nlisten = []", "listen", "at least one", True),
+        ('[lmtp]\nsmtp_listen = ["127.0.0.1:2024"]', "smtp_listen", "LMTP or SMTP", True),
+        ('[lmtp]\ntls_key = "/dev/null"', "tls_key", "without tls_cert", True),
+        ('[lmtp]\nimplicit_tls = ["127.0.0.1:2024"]', "implicit_tls", "without tls_cert", True),
+        ('[lmtp]\ntls_cert = "/nonexistent"', "tls_cert", "can not be read", True),
+        ('[lmtp]\ntls_cert = "/dev/null"', "tls_cert", "no certificate with its key", True),
+        ('[lmtp]\nbackend_tls_ca = "/dev/null"', "backend_tls_ca", 'backend_tls = "off"', True),
+        ('[lmtp]\nbackend_tls = "may"\nbackend_tls_ca = "/dev/null"', "backend_tls_ca", "nothing is verified", False),
+        ('[lmtp]\nbackend_tls = "verify"\nbackend_tls_ca = "/dev/null"', "backend_tls", "no certificates in PEM", True),
+        ('[lmtp]\nbackend_tls = "verify"\nbackend_tls_key = "/dev/null"', "backend_tls_key", "without backend_t", True),
         ('[node]\nstate_dir = "/dev/null"', "state_dir", "expected a directory", True),
         ('[node]\nuser = "no-such-user"', "user", "there is no user", True),
         ('[node]\nreader_group = "no-such-group"', "reader_group", "there is no group", True),
@@ -204,3 +214,10 @@ def test_the_documentation_is_current() -> None:
     for section, kind in SECTIONS.items():
         for key in kind.__struct_fields__:
             assert f"| `{key}` |" in written, f"{section}.{key}"
+
+
+def test_implicit_tls_is_for_addresses_that_are_listened_at() -> None:
+    with pytest.raises(
+        ConfigError, match=r"implicit_tls: expected addresses of listen or smtp_listen, got '127.0.0.1:1'"
+    ):
+        parse(b'[lmtp]\nimplicit_tls = ["127.0.0.1:1"]', "f.toml")

@@ -7,23 +7,82 @@ import pytest
 from cyrusext.errors import RemoteProtocolError
 from cyrusext.names import NameRules, mailbox_of_address
 from lmtp_router.protocol import codec
-from lmtp_router.protocol.types import Data, Lhlo, Mail, Noop, Quit, Rcpt, Refused, Reply, Rset, Vrfy, reply
+from lmtp_router.protocol.types import (
+    Bdat,
+    Data,
+    Ehlo,
+    Helo,
+    Lhlo,
+    Mail,
+    Noop,
+    Quit,
+    Rcpt,
+    Refused,
+    Reply,
+    Rset,
+    Vrfy,
+    reply,
+)
+
+EIGHT = frozenset({b"8BITMIME"})
+UTF8 = frozenset({b"SMTPUTF8"})
+DSN = frozenset({b"DSN"})
 
 COMMANDS = [
     (b"LHLO client.example.org", Lhlo(b"client.example.org")),
     (b"lhlo [127.0.0.1]", Lhlo(b"[127.0.0.1]")),
     (b"MAIL FROM:<>", Mail(b"<>")),
     (b"MAIL FROM:<a@example.org>", Mail(b"<a@example.org>")),
-    (b"mail from:<a@example.org> size=1234 body=8bitmime", Mail(b"<a@example.org>", 1234, b"8BITMIME")),
+    (b"mail from:<a@example.org> size=1234 body=8bitmime", Mail(b"<a@example.org>", 1234, b"8BITMIME", b"", EIGHT)),
     (b"MAIL FROM:<a@example.org> BODY=7BIT", Mail(b"<a@example.org>", 0, b"7BIT")),
     (b'MAIL FROM:<"a b>c"@example.org>', Mail(b'<"a b>c"@example.org>')),
+    (b'MAIL FROM:<"a"@example.org>', Mail(b'<"a"@example.org>')),
+    (
+        b"MAIL FROM:<a@example.org> BODY=BINARYMIME",
+        Mail(b"<a@example.org>", 0, b"BINARYMIME", b"", frozenset({b"BINARYMIME", b"CHUNKING"})),
+    ),
+    (b"MAIL FROM:<a@example.org> SMTPUTF8", Mail(b"<a@example.org>", 0, b"", b" SMTPUTF8", UTF8)),
+    (
+        b"MAIL FROM:<\xc3\xa4@example.org> smtputf8 SIZE=7",
+        Mail(b"<\xc3\xa4@example.org>", 7, b"", b" SMTPUTF8", UTF8),
+    ),
+    (b"MAIL FROM:<> RET=hdrs ENVID=a+2Bb", Mail(b"<>", 0, b"", b" RET=hdrs ENVID=a+2Bb", DSN)),
+    (
+        b"MAIL FROM:<> SMTPUTF8 RET=FULL BODY=8BITMIME",
+        Mail(b"<>", 0, b"8BITMIME", b" SMTPUTF8 RET=FULL", EIGHT | UTF8 | DSN),
+    ),
+    (b"MAIL FROM:<> ENVID=" + b"x" * 100, Mail(b"<>", 0, b"", b" ENVID=" + b"x" * 100, DSN)),
+    (b"MAIL FROM:<> PRDR", Mail(b"<>", prdr=True)),
     (b"RCPT TO:<u@example.org>", Rcpt(b"<u@example.org>")),
     (b"RCPT TO:<u+Folder@example.org>", Rcpt(b"<u+Folder@example.org>")),
     (b"RCPT TO:<@a.example,@b.example:u@example.org>", Rcpt(b"<u@example.org>")),
     (b"RCPT TO:<postmaster>", Rcpt(b"<postmaster>")),
     (b"RCPT TO:<u@[127.0.0.1]>", Rcpt(b"<u@[127.0.0.1]>")),
-    (b"RCPT TO:<u@example.org> ORCPT=rfc822;U@example.org", Rcpt(b"<u@example.org>")),
+    (b'RCPT TO:<"u"@example.org>', Rcpt(b"<u@example.org>")),
+    (b'RCPT TO:<"\\u\\+x.y"@example.org>', Rcpt(b"<u+x.y@example.org>")),
+    (b'RCPT TO:<"u">', Rcpt(b"<u>")),
+    (b'RCPT TO:<"u v"@example.org>', Rcpt(b'<"u v"@example.org>')),
+    (b'RCPT TO:<".u"@example.org>', Rcpt(b'<".u"@example.org>')),
+    (b'RCPT TO:<""@example.org>', Rcpt(b'<""@example.org>')),
+    (b'RCPT TO:<"a@b"@example.org>', Rcpt(b'<"a@b"@example.org>')),
+    (b"RCPT TO:<\xc3\xbc@example.org>", Rcpt(b"<\xc3\xbc@example.org>")),
+    (
+        b"RCPT TO:<u@example.org> ORCPT=rfc822;U@example.org",
+        Rcpt(b"<u@example.org>", b" ORCPT=rfc822;U@example.org"),
+    ),
+    (b"RCPT TO:<u@example.org> notify=never", Rcpt(b"<u@example.org>", b" NOTIFY=never", True)),
+    (
+        b"RCPT TO:<u@example.org> ORCPT=rfc822;a+2Bb@x NOTIFY=SUCCESS,delay,FAILURE",
+        Rcpt(b"<u@example.org>", b" NOTIFY=SUCCESS,delay,FAILURE ORCPT=rfc822;a+2Bb@x", True),
+    ),
+    (b"RCPT TO:<u> ORCPT=utf-8;\xc3\xbc\\x{E4}@x", Rcpt(b"<u>", b" ORCPT=utf-8;\xc3\xbc\\x{E4}@x")),
+    (b"RCPT TO:<u> ORCPT=utf-8;\\x{10FFFF}", Rcpt(b"<u>", b" ORCPT=utf-8;\\x{10FFFF}")),
+    (b"EHLO client.example.org", Ehlo(b"client.example.org")),
+    (b"helo c", Helo(b"c")),
     (b"DATA", Data()),
+    (b"BDAT 0", Bdat(0)),
+    (b"bdat 86 last", Bdat(86, True)),
+    (b"BDAT 12345678901234567890  LAST ", Bdat(12345678901234567890, True)),
     (b"RSET", Rset()),
     (b"NOOP whatever it is", Noop()),
     (b"VRFY u", Vrfy(b"u")),
@@ -31,13 +90,21 @@ COMMANDS = [
 ]
 
 REFUSED = [
-    (b"EHLO client.example.org", b"500 5.5.1"),
-    (b"HELO client.example.org", b"500 5.5.1"),
+    (b"EHLO", b"501 5.5.4"),
+    (b"HELO a b", b"501 5.5.4"),
     (b"LHLO", b"501 5.5.4"),
     (b"LHLO two words", b"501 5.5.4"),
     (b"", b"500 5.5.1"),
     (b"FROB", b"500 5.5.1"),
     (b"DATA now", b"501 5.5.4"),
+    (b"BDAT", b"501 5.5.4"),
+    (b"BDAT LAST", b"501 5.5.4"),
+    (b"BDAT -1", b"501 5.5.4"),
+    (b"BDAT +1", b"501 5.5.4"),
+    (b"BDAT 1x", b"501 5.5.4"),
+    (b"BDAT 5 FIRST", b"501 5.5.4"),
+    (b"BDAT 5LAST", b"501 5.5.4"),
+    (b"BDAT " + b"1" * 21, b"501 5.5.4"),
     (b"VRFY", b"501 5.5.4"),
     (b"MAIL", b"501 5.5.4"),
     (b"MAIL FROM:", b"501 5.1.7"),
@@ -51,15 +118,41 @@ REFUSED = [
     (b"MAIL FROM:<a@example.org> SIZE=", b"501 5.5.4"),
     (b"MAIL FROM:<a@example.org> SIZE=-1", b"501 5.5.4"),
     (b"MAIL FROM:<a@example.org> SIZE=1 SIZE=2", b"501 5.5.4"),
-    (b"MAIL FROM:<a@example.org> BODY=BINARYMIME", b"501 5.5.4"),
-    (b"MAIL FROM:<a@example.org> SMTPUTF8", b"555 5.5.4"),
-    (b"MAIL FROM:<a@example.org> RET=FULL", b"555 5.5.4"),
+    (b"MAIL FROM:<a@example.org> BODY=9BIT", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> SMTPUTF8=1", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> PRDR=1", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> RET=ALL", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> ENVID=", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> ENVID=a+b", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> ENVID=a+2b", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> ENVID=a+", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> ENVID=a\tb", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> ENVID=\xc3\xbc", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> ENVID=" + b"x" * 101, b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> =x", b"501 5.5.4"),
+    (b"MAIL FROM:<a@example.org> FROB", b"555 5.5.4"),
+    (b"MAIL FROM:<\xc3\xa4@example.org>", b"553 5.6.7"),
+    (b"MAIL FROM:<\xc3\xa4@example.org> SIZE=1", b"553 5.6.7"),
+    (b"MAIL FROM:<\xc3@example.org> SMTPUTF8", b"501 5.1.7"),
     (b"MAIL FROM:<a@example.org> AUTH=<>", b"555 5.5.4"),
     (b"RCPT TO:<>", b"501 5.1.3"),
     (b"RCPT TO:<@a.example:>", b"501 5.1.3"),
     (b"RCPT TO:<@a.example>", b"501 5.1.3"),
-    (b"RCPT TO:<u@example.org> NOTIFY=NEVER", b"555 5.5.4"),
-    (b"RCPT TO:<\xc3\xbc@example.org>", b"553 5.6.7"),
+    (b"RCPT TO:<u@example.org> NOTIFY=", b"501 5.5.4"),
+    (b"RCPT TO:<u@example.org> NOTIFY=OFTEN", b"501 5.5.4"),
+    (b"RCPT TO:<u@example.org> NOTIFY=NEVER,DELAY", b"501 5.5.4"),
+    (b"RCPT TO:<u@example.org> NOTIFY=DELAY,DELAY", b"501 5.5.4"),
+    (b"RCPT TO:<u@example.org> NOTIFY=DELAY,", b"501 5.5.4"),
+    (b"RCPT TO:<u@example.org> ORCPT=rfc822", b"501 5.5.4"),
+    (b"RCPT TO:<u@example.org> ORCPT=;u", b"501 5.5.4"),
+    (b"RCPT TO:<u@example.org> ORCPT=rfc822;", b"501 5.5.4"),
+    (b"RCPT TO:<u@example.org> ORCPT=rfc822;a+b", b"501 5.5.4"),
+    (b"RCPT TO:<u@example.org> ORCPT=rfc822;\xc3\xbc", b"501 5.5.4"),
+    (b"RCPT TO:<u@example.org> ORCPT=utf-8;\xc3", b"501 5.5.4"),
+    (b"RCPT TO:<u@example.org> ORCPT=utf-8;\xc3\xbc\\", b"501 5.5.4"),
+    (b"RCPT TO:<u@example.org> ORCPT=rfc822;" + b"x" * 500, b"501 5.5.4"),
+    (b"RCPT TO:<u@example.org> SIZE=3", b"555 5.5.4"),
+    (b"RCPT TO:<\xbc@example.org>", b"501 5.1.3"),
     (b"RCPT TO:<" + b"u" * 2000 + b"@example.org>", b"501 5.1.3"),
     (b"RCPT TO:<u\0@example.org>", b"500 5.5.2"),
     (b"NOOP\rRSET", b"500 5.5.2"),
@@ -97,10 +190,14 @@ def test_recipients_name_the_mailbox_that_the_lookup_finds(path: bytes, mailbox:
 
 
 def test_mail_for_a_backend_has_what_the_backend_takes() -> None:
-    mail = Mail(b"<a@example.org>", 10, b"8BITMIME")
+    mail = Mail(b"<a@example.org>", 10, b"8BITMIME", b"", EIGHT)
     assert codec.build_mail(mail, frozenset()) == b"MAIL FROM:<a@example.org>\r\n"
     full = codec.build_mail(mail, frozenset({b"SIZE", b"8BITMIME"}))
     assert full == b"MAIL FROM:<a@example.org> SIZE=10 BODY=8BITMIME\r\n"
+    assert codec.parse_command(full[:-2]) == mail
+    mail = Mail(b"<a@example.org>", 0, b"", b" SMTPUTF8 RET=FULL ENVID=x", UTF8 | DSN)
+    full = codec.build_mail(mail, UTF8 | DSN)
+    assert full == b"MAIL FROM:<a@example.org> SMTPUTF8 RET=FULL ENVID=x\r\n"
     assert codec.parse_command(full[:-2]) == mail
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
@@ -18,7 +20,6 @@ from lmtp_router.protocol.types import (
     HandshakeFailed,
     Lhlo,
     Mail,
-    NeedData,
     Quit,
     Rcpt,
     Ready,
@@ -28,37 +29,9 @@ from lmtp_router.protocol.types import (
     ServerEvent,
     Verdict,
 )
+from tests.harness.lmtp_events import drive, three_ways
 
 OPENING = b"LHLO c\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<u@example.org>\r\nDATA\r\n"
-
-
-def drive(octets: bytes, size: int, limits: Limits | None = None, *, replace: bool = False) -> list[ServerEvent]:
-    """Feed `octets` in pieces; accept every DATA and answer every message.  Chunks of a body are joined."""
-    connection = ServerConnection(limits, replace_bare_newlines=replace)
-    events: list[ServerEvent] = []
-    for at in range(0, len(octets), size):
-        connection.receive_data(octets[at : at + size])
-        while True:
-            event = connection.next_event()
-            if event is PAUSED and connection.state is ServerState.DATA:
-                connection.accept_data()
-            elif event is PAUSED and connection.state is ServerState.FINAL:
-                connection.replied()
-            elif isinstance(event, NeedData):
-                break
-            elif isinstance(event, BodyData) and events and isinstance(events[-1], BodyData):
-                events[-1] = BodyData(events[-1].chunk + event.chunk)
-            else:
-                events.append(event)
-    return events
-
-
-def three_ways(octets: bytes, limits: Limits | None = None, *, replace: bool = False) -> list[ServerEvent]:
-    whole = drive(octets, len(octets), limits, replace=replace)
-    for size in (1, 2, 3, 5):
-        assert drive(octets, size, limits, replace=replace) == whole
-    assert drive(octets + b"QUI", len(octets) + 3, limits, replace=replace) == whole
-    return whole
 
 
 def test_a_session() -> None:
@@ -210,6 +183,10 @@ def test_every_row_of_the_server_table_is_the_only_way() -> None:
     assert [key for key, after in SERVER.items() if after is ServerState.BODY] == [
         (ServerState.DATA, ServerInput.ACCEPT)
     ]
+    assert [key for key, after in SERVER.items() if after is ServerState.CHUNK] == [
+        (ServerState.CHUNK_ASKED, ServerInput.ACCEPT),
+        (ServerState.CHUNKS, ServerInput.BDAT),
+    ]
 
 
 def test_only_354_leads_to_the_body() -> None:
@@ -220,8 +197,15 @@ def test_only_354_leads_to_the_body() -> None:
 
 
 def backend(octets: bytes = b"220 b\r\n250-b\r\n250 PIPELINING\r\n", **kwargs: object) -> ClientConnection:
+    """A connection whose backend has said `octets`, each reply after the command before it was taken; the last one is
+    still to be looked at."""
     connection = ClientConnection("router", **kwargs)  # type: ignore[arg-type]
-    connection.receive_data(octets)
+    *before, last = re.findall(rb"(?:[0-9]{3}-.*\r\n)*[0-9]{3} .*\r\n", octets)
+    for answer in before:
+        connection.receive_data(answer)
+        assert connection.next_event() is NEED_DATA
+        assert connection.data_to_send()
+    connection.receive_data(last)
     return connection
 
 
@@ -327,6 +311,7 @@ def test_a_reply_that_can_not_be_one_of_that_command(answers: bytes) -> None:
     connection.mail(Mail(b"<>"))
     connection.rcpt(b"<u@example.org>", "u")
     connection.data()
+    connection.data_to_send()
     connection.receive_data(answers)
     with pytest.raises(RemoteProtocolError):
         for _ in range(4):
@@ -337,9 +322,51 @@ def test_reset_after_a_refused_envelope_makes_it_reusable() -> None:
     connection = ready()
     connection.mail(Mail(b"<>"))
     connection.rset()
+    connection.data_to_send()
     connection.receive_data(b"452 full\r\n")
     assert isinstance(connection.next_event(), Answered)
     assert not connection.reusable
     connection.receive_data(b"250 ok\r\n")
     assert isinstance(connection.next_event(), Answered)
     assert connection.reusable
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"220 b\r\n250 b\r\n",
+        b"220 b\r\n" * 2,
+        b"220-b\r\n220 b\r\n554 no\r\n",
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_reply_to_a_greeting_that_was_not_yet_said(octets: bytes, whole: bool) -> None:
+    """Told before LHLO was written: whoever says it answers something else, or tries to be in front of the answers."""
+    connection = ClientConnection("router")
+    with pytest.raises(RemoteProtocolError):
+        for at in range(0, len(octets), len(octets) if whole else 1):
+            connection.receive_data(octets[at : at + (len(octets) if whole else 1)])
+            connection.next_event()
+
+
+def test_a_reply_before_its_command_was_written() -> None:
+    connection = ready()
+    connection.mail(Mail(b"<>"))
+    connection.rcpt(b"<u@example.org>", "u")
+    connection.data_to_send()
+    connection.rcpt(b"<v@example.org>", "v")
+    connection.receive_data(b"250 ok\r\n250 u\r\n250 u again\r\n")
+    assert [connection.next_event().context for _ in range(2)] == [None, "u"]  # type: ignore[union-attr]
+    with pytest.raises(RemoteProtocolError):
+        connection.next_event()
+
+
+def test_a_reply_to_a_command_whose_turn_has_not_come() -> None:
+    connection = ready(b"220 b\r\n250 b\r\n")
+    connection.mail(Mail(b"<>"))
+    connection.rcpt(b"<u@example.org>", "u")
+    assert connection.data_to_send() == b"MAIL FROM:<>\r\n"
+    connection.receive_data(b"250 ok\r\n550 not asked\r\n")
+    assert isinstance(connection.next_event(), Answered)
+    with pytest.raises(RemoteProtocolError):
+        connection.next_event()
