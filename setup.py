@@ -15,6 +15,9 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "packaging"))
+from compiled_classes import declare
+
 DEBUG = os.environ.get("CYREXT_DEBUG") == "1"
 
 LIBCYREXT = [
@@ -62,6 +65,28 @@ STRUCTURE = [
     for name in ("change", "check_store", "crc", "error", "key", "pages", "record", "salvage", "structure")
 ]
 
+ROUTER = [
+    f"lmtp_router.{name}"
+    for name in (
+        "backends",
+        "body",
+        "channel",
+        "delivery",
+        "journal",
+        "link",
+        "protocol.codec",
+        "protocol.connection",
+        "protocol.lines",
+        "protocol.types",
+        "recipient",
+        "results",
+        "routing",
+        "session",
+        "transaction",
+        "turn",
+    )
+]
+
 HEADERS = [str(header) for directory in ("include", "libcyrusext") for header in Path("csrc", directory).glob("*.h")]
 
 CFLAGS = ["-std=gnu11", *(["-O0", "-g", "-DCYX_FAILPOINTS=1"] if DEBUG else ["-O2"])]
@@ -89,6 +114,16 @@ def missing_headers() -> list[str]:
             if subprocess.run(command, capture_output=True, check=False).returncode:
                 found.append(f"<{header}> and lib{library}, for {purpose} (Debian: {package})")
     return found
+
+
+def router_modules() -> list[Extension]:
+    """Python that each command and each reply goes through, compiled as it stands (docs/decisions/router-speed.md)."""
+    sources = {name: Path(name.replace(".", "/") + ".py") for name in ROUTER}
+    declarations = [str(path) for path in declare(sources)]
+    return [
+        Extension(name, [str(source)], depends=declarations, extra_compile_args=CFLAGS)
+        for name, source in sources.items()
+    ]
 
 
 def extensions() -> list[Extension]:
@@ -128,10 +163,16 @@ def extensions() -> list[Extension]:
                 )
             ),
             Extension("cyrusext.wire._framer", ["cyrusext/wire/_framer.pyx"], extra_compile_args=CFLAGS),
-            Extension("lmtp_router.protocol._scan", ["lmtp_router/protocol/_scan.pyx"], extra_compile_args=CFLAGS),
-            Extension("lmtp_router.protocol._stuff", ["lmtp_router/protocol/_stuff.pyx"], extra_compile_args=CFLAGS),
+            *(
+                Extension(
+                    f"lmtp_router.{name}", [f"lmtp_router/{name.replace('.', '/')}.pyx"], extra_compile_args=CFLAGS
+                )
+                for name in ("_lines", "protocol._plain", "protocol._scan", "protocol._stuff", "protocol._tuples")
+            ),
+            *router_modules(),
         ],
         language_level=3,
+        compiler_directives={"annotation_typing": False, "nonecheck": True},
         build_dir="build/cython",
     )
 

@@ -11,6 +11,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from typing import cast
 
 from cyrusext.runtime import logging
 from lmtp_router.breaker import Breaker
@@ -21,6 +22,7 @@ from lmtp_router.protocol.handshake import Tls
 from lmtp_router.protocol.types import reply
 from lmtp_router.routing import Route
 from lmtp_router.tally import PoolState
+from lmtp_router.turn import Turn
 
 CLEAR_S = 60.0
 """With `backend_tls = "may"`: how long a backend whose TLS did not begin is used in the clear."""
@@ -40,6 +42,7 @@ class BackendPool:
         port: int,
         settings: LinkSettings,
         loop: asyncio.AbstractEventLoop,
+        turn: Turn,
         certificate_name: str = "",
     ) -> None:
         """`certificate_name`: which name its certificate must have, where that is verified."""
@@ -48,7 +51,7 @@ class BackendPool:
         self.settings = settings
         self.links: set[BackendLink] = set()
         self.now = loop.time
-        self.soon: Callable[[Callable[[], None]], object] = loop.call_soon
+        self.turn = turn
         self._host = host
         self._port = port
         self._loop = loop
@@ -127,7 +130,7 @@ class BackendPool:
         link = BackendLink(self)
         try:
             async with asyncio.timeout(self.settings.deadlines.connect):
-                await self._loop.create_connection(lambda: link, self._host, self._port)
+                await self._loop.create_connection(lambda: cast(asyncio.Protocol, link), self._host, self._port)
         except (OSError, TimeoutError) as error:
             # Closed first: where the deadline fell on the last moment, it must not report for itself.
             link.close()
@@ -212,9 +215,10 @@ class BackendPool:
 class BackendPools:
     """All backends; the `Dispatch` of the deliveries."""
 
-    def __init__(self, settings: LinkSettings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, settings: LinkSettings, loop: asyncio.AbstractEventLoop, turn: Turn) -> None:
         self._settings = settings
         self._loop = loop
+        self._turn = turn
         self._pools: dict[tuple[str, int, str], BackendPool] = {}
         tls = settings.tls
         self._name_of = tls.name_of if tls is not None and tls.mode is Tls.VERIFY else None
@@ -232,7 +236,7 @@ class BackendPools:
         key = (route.host, route.port, name)
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = BackendPool(route.host, route.port, self._settings, self._loop, name)
+            pool = self._pools[key] = BackendPool(route.host, route.port, self._settings, self._loop, self._turn, name)
             pool.learned = self._learn
             if sum(other.name == pool.name for other in self._pools.values()) > 1:
                 pool.name += f"/{name}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, cast
 
 from cyrusext.runtime import logging
 from lmtp_router.doors import Door
@@ -23,6 +23,7 @@ from lmtp_router.protocol.received import build_received, with_protocol
 from lmtp_router.protocol.types import Mail, Xclient, Xforward, reply
 from lmtp_router.results import Replies
 from lmtp_router.settings import Settings
+from lmtp_router.turn import Outlet, Turn
 
 CLOSE_S = 2.0
 """How long a client may take to say good-bye under TLS."""
@@ -52,6 +53,9 @@ class Reception(Protocol):
     @property
     def smtp_greeting(self) -> bytes: ...
 
+    @property
+    def turn(self) -> Turn: ...
+
     def next_id(self) -> str: ...
 
     def now(self) -> float: ...
@@ -63,7 +67,7 @@ class Reception(Protocol):
         """Run what has to wait, until it is done or the frontend stops."""
 
 
-class Channel(asyncio.Protocol):
+class Channel:
     """The lower half of a session."""
 
     def __init__(self, reception: Reception, door: Door, source: Endpoint | None = None) -> None:
@@ -75,7 +79,7 @@ class Channel(asyncio.Protocol):
             settings.limits, replace_bare_newlines=settings.replace_bare_newlines, smtp=door.smtp
         )
         self._replies = Replies()
-        self._transport: asyncio.Transport | None = None
+        self._transport: Outlet | None = None
         """None before and after the connection, and while TLS begins."""
         self._securing: asyncio.Transport | None = None
         """The transport on which TLS begins."""
@@ -177,7 +181,8 @@ class Channel(asyncio.Protocol):
             return
         self._replies.add(BEGIN_TLS.raw)
         self._transport.write(self._replies.ready())
-        transport, self._transport = self._transport, None
+        self._transport.flush()
+        transport, self._transport = self._transport.transport, None
         # At once: an octet that was read in the clear would be missing in the handshake.
         transport.pause_reading()
         self._securing = transport
@@ -187,7 +192,9 @@ class Channel(asyncio.Protocol):
         assert self._settings.tls is not None
         peer = transport.get_extra_info("peername")
         try:
-            secured = await self._settings.tls.begin(transport, self, self._settings.deadlines.greeting, CLOSE_S)
+            secured = await self._settings.tls.begin(
+                transport, cast(asyncio.Protocol, self), self._settings.deadlines.greeting, CLOSE_S
+            )
         except ConnectionError as error:
             log.info("lmtp.tls_failed", session=self._id, peer=peer, reason=error)
             if self._securing is not None:
@@ -196,7 +203,8 @@ class Channel(asyncio.Protocol):
         if self._securing is None:
             secured.transport.abort()
             return
-        self._securing, self._transport, self._secure = None, secured.transport, True
+        self._securing, self._secure = None, True
+        self._transport = Outlet(secured.transport, self._reception.turn)
         self._offer()
         log.debug("lmtp.tls", session=self._id, peer=peer, cipher=secured.cipher)
         self._tls_began()
@@ -205,8 +213,13 @@ class Channel(asyncio.Protocol):
         """TLS is there: the client begins anew."""
         raise NotImplementedError
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone, or TLS did not begin on it."""
+        raise NotImplementedError
+
     def abort(self) -> None:
         """End now."""
-        transport = self._transport or self._securing
-        if transport is not None:
-            transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
+        elif self._securing is not None:
+            self._securing.abort()

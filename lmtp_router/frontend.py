@@ -15,6 +15,7 @@ import os
 import socket
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from typing import cast
 
 from cyrusext.runtime import logging
 from lmtp_router.arrivals import Arrivals
@@ -29,6 +30,7 @@ from lmtp_router.routing import Routing
 from lmtp_router.session import Session
 from lmtp_router.settings import Settings
 from lmtp_router.transaction import Transaction
+from lmtp_router.turn import Turn
 
 MAX_SESSIONS = 20_000
 """Clients of one worker at a time."""
@@ -58,13 +60,14 @@ class Frontend:
         self._retired = False
         self.greeting = reply(220, f"{settings.hostname} LMTP cyrusext ready").raw
         self.smtp_greeting = reply(220, f"{settings.hostname} ESMTP cyrusext ready").raw
-        self.journal = Journal(settings.disclosure)
         self._routing = routing
         self._sockets = sockets
         self._doors = doors or {}
         self._servers: list[asyncio.Server] = []
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
+        self.journal = Journal(settings.disclosure, later=self._loop.call_later)
+        self.turn = Turn(self._loop.call_soon)
         self.pools = BackendPools(
             LinkSettings(
                 settings.hostname,
@@ -75,6 +78,7 @@ class Frontend:
                 settings.pool,
             ),
             self._loop,
+            self.turn,
         )
         self._ids = itertools.count(1)
         self._prefix = f"{os.getpid():x}{int(time.time()) & 0xFFFFFF:06x}"
@@ -107,9 +111,9 @@ class Frontend:
         """True while one more client may come, beside so many that arrive."""
         return len(self.sessions) + arriving < MAX_SESSIONS
 
-    def session(self, door: Door, source: Endpoint | None) -> Session:
+    def session(self, door: Door, source: Endpoint | None = None) -> asyncio.Protocol:
         """Return the session of somebody who has arrived by `door`; a balancer said that he is at `source`."""
-        return Session(self, door, source)
+        return cast(asyncio.Protocol, Session(self, door, source))
 
     def run(self, work: Coroutine[object, object, None]) -> None:
         """Run what has to wait (a TLS handshake), until it is done or we stop."""
@@ -143,7 +147,7 @@ class Frontend:
     async def start(self) -> None:
         for sock in self._sockets:
             door = self._doors.get(sock.fileno(), OPEN)
-            session = functools.partial(Session, self, door)
+            session = functools.partial(self.session, door)
             if door.tls or door.proxied:
                 self._arrivals.open(sock, door)
                 continue
@@ -183,6 +187,7 @@ class Frontend:
         if self._sweeper is not None:
             self._sweeper.cancel()
         self.pools.close()
+        self.journal.flush()
 
     async def _sweep(self) -> None:
         """Look after all deadlines: a sweep costs less than a timer for each step of each message."""

@@ -1,23 +1,30 @@
 """What became of each recipient, for the log and for the figures.
 
-Rule: it is told once for each transaction, when that is over, and writes the lines of all its recipients at once; until
-then counting costs the mail nothing.
+Rule: it is told once for each transaction, when that is over; until then counting costs the mail nothing.  Lines are
+written together with those of other transactions, `WRITE_S` later at the latest, for writing each by itself would cost
+more than anything else that is done for a message.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cyrusext.runtime import logging
+from lmtp_router._lines import recipient_lines
 from lmtp_router.privacy import Disclosure
 from lmtp_router.protocol.types import Reply
 from lmtp_router.recipient import Recipient, Times
 from lmtp_router.tally import PHASE_BOUNDS_S, Counts, Tally
 
 _STATUS = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}(?= |\r)")
+WRITE_S = 0.02
+"""How long a line may wait for others."""
+WRITE_AT = 32 << 10
+"""Octets of lines that do not wait any longer."""
+
 _VERDICTS = {2: "delivered", 4: "deferred", 5: "rejected"}
 
 
@@ -33,18 +40,40 @@ class Done(NamedTuple):
 class Journal:
     """Writes and counts what a worker's transactions come to."""
 
-    def __init__(self, disclosure: Disclosure, tally: Tally | None = None) -> None:
+    def __init__(
+        self, disclosure: Disclosure, tally: Tally | None = None, later: Callable[..., object] | None = None
+    ) -> None:
+        """`later` calls something after so many seconds; without it every line is written at once."""
         self.tally = tally or Tally()
         self._disclosure = disclosure
         self._log = logging.get()
+        self._later = later
+        self._lines: list[bytes] = []
+        self._octets = 0
         phases = self.tally.phases
         self._phases = (phases["connect"], phases["envelope"], phases["data"], phases["final"])
 
     def note(self, session: str, mail_from: bytes, done: Sequence[Done]) -> None:
         """Tell of a transaction that is over, or of recipients whose reply came after their client had gone."""
         self._count(done)
-        if self._log.writes_info:
+        if not self._log.writes_info:
+            return
+        if self._disclosure is not Disclosure.FULL or [one for one in done if one.recipient.left_out]:
             self._log.info_lines("lmtp.recipient", [self._fields(session, mail_from, one) for one in done])
+            return
+        lines = recipient_lines("lmtp.recipient", session, mail_from, done)
+        if not self._lines and self._later is not None:
+            self._later(WRITE_S, self.flush)
+        self._lines.append(lines)
+        self._octets += len(lines)
+        if self._later is None or self._octets >= WRITE_AT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._lines:
+            lines, self._lines, self._octets = self._lines, [], 0
+            self._log.info_written(b"".join(lines))
 
     def refused(self, reason: str) -> None:
         """A client was not served."""

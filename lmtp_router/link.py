@@ -19,6 +19,7 @@ from lmtp_router.protocol.state import ClientState
 from lmtp_router.protocol.types import Answered, HandshakeFailed, Mail, NeedData, Ready, TlsWanted
 from lmtp_router.recipient import Recipient
 from lmtp_router.settings import BackendTls, PoolLimits
+from lmtp_router.turn import Outlet, Turn
 
 CLOSE_S = 1.0
 """How long a backend may take to say good-bye under TLS."""
@@ -57,7 +58,7 @@ class Keeper(Protocol):
     def now(self) -> Callable[[], float]: ...
 
     @property
-    def soon(self) -> Callable[[Callable[[], None]], object]: ...
+    def turn(self) -> Turn: ...
 
     def run(self, work: Coroutine[object, object, None]) -> None:
         """Run what has to wait, until it is done or the pool is closed."""
@@ -84,7 +85,7 @@ class Keeper(Protocol):
         """`link` is closed."""
 
 
-class BackendLink(asyncio.Protocol):
+class BackendLink:
     """One connection to a backend; the `Link` of the delivery that has it."""
 
     def __init__(self, pool: Keeper) -> None:
@@ -95,7 +96,7 @@ class BackendLink(asyncio.Protocol):
         self.paused = False
         self._pool = pool
         self._connection = pool.connection()
-        self._transport: asyncio.Transport | None = None
+        self._transport: Outlet | None = None
         self._delivery: LinkUser | None = None
         self._ready = False
         self._wants_origin = False
@@ -198,7 +199,7 @@ class BackendLink(asyncio.Protocol):
     def _use(self, transport: asyncio.Transport) -> None:
         limit = self._pool.settings.buffer_limit
         transport.set_write_buffer_limits(high=limit, low=limit // 4)
-        self._transport = transport
+        self._transport = Outlet(transport, self._pool.turn)
 
     def data_received(self, data: bytes) -> None:
         touched = self._delivery
@@ -230,15 +231,18 @@ class BackendLink(asyncio.Protocol):
     def _begin_tls(self) -> None:
         if self._transport is not None:
             self._securing = True
+            self._transport.flush()
             self._transport.pause_reading()
-            self._pool.run(self._secure(self._transport))
+            self._pool.run(self._secure(self._transport.transport))
 
     async def _secure(self, transport: asyncio.Transport) -> None:
         """Begin TLS, within what is left of the deadline for the greeting; then go on."""
         tls, left_s = self._pool.settings.tls, max(self.deadline - self._pool.now(), 0.01)
         assert tls is not None
         try:
-            secured = await tls.tls.begin(transport, self, self._pool.certificate_name, left_s, CLOSE_S)
+            secured = await tls.tls.begin(
+                transport, cast(asyncio.Protocol, self), self._pool.certificate_name, left_s, CLOSE_S
+            )
         except ConnectionError as error:
             self._securing = False
             self._fail(f"no TLS: {error}", tls=True)
@@ -255,7 +259,7 @@ class BackendLink(asyncio.Protocol):
         """Commands that come in one turn of the loop go out in one write."""
         if not self._write_due:
             self._write_due = True
-            self._pool.soon(self._write_commands)
+            self._pool.turn.soon(self._write_commands)
 
     def _write_commands(self) -> None:
         self._write_due = False

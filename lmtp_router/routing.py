@@ -16,10 +16,14 @@ UNKNOWN_USER = reply(550, "5.1.1 User unknown")
 NOT_NOW = reply(451, "4.4.3 Mailbox can not be located now, try again later")
 UNSETTLED = reply(451, "4.2.1 Mailbox is being changed, try again later")
 BACKEND_DOWN = reply(451, "4.3.2 Mailbox is out of service, try again later")
+MAX_KNOWN = 10_000
+"""Servers whose place is remembered."""
 
 
 class Locator(Protocol):
     """What the router asks of cyrusext.lookup.Lookup."""
+
+    def server_of(self, address: bytes) -> str | None: ...
 
     def recipient(self, address: bytes) -> Answer: ...
 
@@ -40,16 +44,32 @@ class Routing:
     def __init__(self, lookup: Locator, backends: Backends) -> None:
         self._lookup = lookup
         self._backends = backends
+        self._known: dict[str, Route | Reply] = {}
+        """What was said of a server; the backends are those of one configuration."""
 
     def route(self, recipient: Rcpt) -> Route | Reply:
         """Return where `recipient` goes now, or the reply of a recipient that goes nowhere."""
-        answer = self._lookup.recipient(recipient.address)
-        if answer.verdict is Verdict.FOUND or answer.server:
-            entry = self._backends.get(answer.server)
-            if entry is not None and entry.state == "down":
-                return BACKEND_DOWN
-            host, port = self._backends.endpoint(answer.server, "lmtp")
-            return Route(answer.server, host, port, buried=answer.verdict is Verdict.ABSENT)
+        address = recipient.address
+        server = self._lookup.server_of(address)
+        if server is not None:
+            return self._known.get(server) or self._to(server)
+        answer = self._lookup.recipient(address)
+        if answer.server:
+            route = self._known.get(answer.server) or self._to(answer.server)
+            buried = answer.verdict is Verdict.ABSENT
+            return route._replace(buried=True) if buried and isinstance(route, Route) else route
         if answer.verdict is Verdict.ABSENT:
             return UNKNOWN_USER
         return UNSETTLED if answer.unsettled else NOT_NOW
+
+    def _to(self, server: str) -> Route | Reply:
+        entry = self._backends.get(server)
+        route: Route | Reply
+        if entry is not None and entry.state == "down":
+            route = BACKEND_DOWN
+        else:
+            route = Route(server, *self._backends.endpoint(server, "lmtp"))
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[server] = route
+        return route

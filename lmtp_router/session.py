@@ -13,6 +13,7 @@ from cyrusext.runtime import logging
 from lmtp_router.channel import OK, Channel, Reception
 from lmtp_router.doors import OPEN, Door
 from lmtp_router.journal import Done
+from lmtp_router.protocol._tuples import record
 from lmtp_router.protocol.hops import Hops
 from lmtp_router.protocol.proxy import Endpoint
 from lmtp_router.protocol.state import ServerState
@@ -45,6 +46,7 @@ from lmtp_router.protocol.types import (
 from lmtp_router.recipient import Recipient
 from lmtp_router.results import Replies
 from lmtp_router.transaction import Transaction
+from lmtp_router.turn import Outlet
 
 MAX_BUFFERED = 64 << 10
 """Octets of commands that may wait while a decision is due."""
@@ -112,7 +114,7 @@ class Session(Channel):
     # What the transport tells.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = Outlet(cast(asyncio.Transport, transport), self._frontend.turn)
         self._id = self._frontend.next_id()
         self._heard = self._frontend.now()
         peer = transport.get_extra_info("peername")
@@ -188,7 +190,7 @@ class Session(Channel):
         """Taken up by the `flush` that follows."""
 
     def recipient_done(self, recipient: Recipient, final: Reply, size: int) -> None:
-        self._done.append(Done(recipient, final, size, self._frontend.now()))
+        self._done.append(record(Done, recipient, final, size, self._frontend.now()))
         if self._transport is None:
             # The client is gone: nothing else ends this transaction.
             self._note()

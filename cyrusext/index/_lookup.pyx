@@ -7,6 +7,7 @@ as the index; an answer is a reference to it.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
+from cpython.tuple cimport PyTuple_GET_ITEM
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.unicode cimport PyUnicode_Check
 from libc.stdint cimport uint8_t, uint32_t
@@ -14,7 +15,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from cyrusext.index._cyx cimport Reader
-from cyrusext.index._library cimport CYX_MAX_NAME, CYX_OK, cyx_location, cyx_name
+from cyrusext.index._library cimport CYX_ACTIVE, CYX_MAX_NAME, CYX_OK, cyx_location, cyx_name
 from cyrusext.index._records cimport flags_of, interned
 
 from cyrusext.errors import InvalidName
@@ -28,6 +29,11 @@ cdef extern from "Python.h":
 cdef enum:
     FEW = 256       # places that there is room for at first
     PIECE = 256     # names that `lookup_many` hands over at once
+
+cdef enum:
+    PLAIN = 1
+    DELIMITER = 2
+    ROOM = 512      # for a name; more than CYX_MAX_NAME
 
 cdef tuple STATES = (None, State.RESERVED, State.ACTIVE, State.DELETED)
 
@@ -68,6 +74,79 @@ cpdef bytes encoded(name):
         return (<str>name).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise InvalidName("name has a surrogate, which stands for no bytes") from None
+
+
+cdef class Addresses:
+    """Finds the mailbox of plain addresses as cyrusext.names.mailbox_of_address does, without making an object."""
+
+    cdef bytes _default
+    cdef bytes _postuser
+    cdef uint8_t _kind[256]
+    cdef bint _virtdomains
+    cdef bint _downcase
+
+    def __init__(self, bint virtdomains, bytes default_domain not None, bytes delimiters not None,
+                 bytes postuser not None, bint downcase):
+        cdef int octet
+        self._virtdomains, self._downcase = virtdomains, downcase
+        self._default, self._postuser = default_domain.lower(), postuser.lower()
+        for octet in range(256):
+            plain = 0x20 < octet < 0x7F and octet not in b'<>()[]\\,;:"@!/'
+            self._kind[octet] = (PLAIN if plain else 0) | (DELIMITER if octet in delimiters else 0)
+
+    def mailbox(self, bytes address not None):
+        """The name of the mailbox for mail to a plain address; None for one that takes more thought."""
+        cdef char name[ROOM]
+        cdef size_t size = self.mailbox_of(address, name)
+        return name[:size] if size else None
+
+    cdef size_t mailbox_of(self, bytes address, char *name) noexcept:
+        """Write the name of the mailbox, return its size; 0 for an address that takes more thought."""
+        cdef const uint8_t *raw = <const uint8_t *>PyBytes_AS_STRING(address)
+        cdef size_t size = <size_t>PyBytes_GET_SIZE(address), at = 0, end = 0, user, i, o = 0
+        cdef uint8_t octet
+        while at < size and raw[at] != 0x40:
+            if not self._kind[raw[at]] & PLAIN:
+                return 0
+            at += 1
+        # The longest name there can be has the domain, its mark, "user." and the user.
+        if at == 0 or at + 1 >= size or size + 6 > CYX_MAX_NAME:
+            return 0
+        for i in range(at + 1, size):
+            if not self._kind[raw[i]] & PLAIN:
+                return 0
+        while end < at and not self._kind[raw[end]] & DELIMITER:
+            end += 1
+        if end == 0 or (end < at and is_same(raw, end, self._postuser)):
+            return 0
+        if self._virtdomains and not is_same(raw + at + 1, size - at - 1, self._default):
+            for i in range(at + 1, size):
+                name[o] = <char>(lower(raw[i]) if self._downcase else raw[i])
+                o += 1
+            name[o] = 0x21
+            o += 1
+        memcpy(name + o, b"user.", 5)
+        user = o + 5
+        for i in range(end):
+            octet = lower(raw[i]) if self._downcase else raw[i]
+            name[user + i] = <char>(0x5E if octet == 0x2E else octet)
+        return user + end
+
+
+cdef inline uint8_t lower(uint8_t octet) noexcept:
+    return octet + 32 if 0x41 <= octet <= 0x5A else octet
+
+
+cdef inline bint is_same(const uint8_t *raw, size_t size, bytes other) noexcept:
+    """Are these octets `other`, which is in lower case, whatever their case?"""
+    cdef const uint8_t *octets = <const uint8_t *>PyBytes_AS_STRING(other)
+    cdef size_t i
+    if <size_t>PyBytes_GET_SIZE(other) != size:
+        return False
+    for i in range(size):
+        if lower(raw[i]) != octets[i]:
+            return False
+    return True
 
 
 cdef class Lookups:
@@ -134,6 +213,17 @@ cdef class Lookups:
         if not is_name(&raw):
             check_name(encoded(kept))
         return None
+
+    def server_at(self, bytes address not None, Addresses rules not None):
+        """The server of an active mailbox that nothing is wrong with; None where the answer takes more thought."""
+        cdef cyx_location at
+        cdef char name[ROOM]
+        cdef size_t size = rules.mailbox_of(address, name)
+        cdef object found
+        if size == 0 or self._reader.locate(name, size, &at) != CYX_OK or at.state != CYX_ACTIVE or at.flags:
+            return None
+        found = self.location_of(&at)
+        return <object>PyTuple_GET_ITEM(found, 0) or None
 
     def probe(self, name):
         """What `lookup` and `deleted_at` say, at one moment, by the store itself."""

@@ -41,24 +41,27 @@ class _Sink:
         self._dropped = 0
 
     def msg(self, line: str) -> None:
+        self.put(line.encode("utf-8", "backslashreplace"))
+
+    def put(self, lines: bytes) -> None:
         stream = self.stream or sys.stderr
         try:
             if stream is not self._known:
                 self._known, self._poll = stream, _poll_of(stream)
             if self._poll is None:
-                stream.write(line)
+                stream.write(lines.decode("utf-8", "backslashreplace"))
                 stream.flush()
             else:
-                self._write_waiting(self._poll, stream.fileno(), line)
+                self._write_waiting(self._poll, stream.fileno(), lines)
         except (OSError, ValueError):
             # Nobody reads our log any more (closed pipe, full disk): the mail goes on without it.
             return
 
-    def _write_waiting(self, poll: select.poll, fd: int, line: str) -> None:
+    def _write_waiting(self, poll: select.poll, fd: int, data: bytes) -> None:
         """Write to what can keep a writer waiting: a pager, a stopped terminal, a journal that hangs."""
         if self._dropped:
-            line = _render(None, "", _stamp(None, "warning", {"event": "log.dropped", "lines": self._dropped})) + line
-        data = line.encode("utf-8", "backslashreplace")
+            told = _render(None, "", _stamp(None, "warning", {"event": "log.dropped", "lines": self._dropped}))
+            data = told.encode() + data
         for start in range(0, len(data), _PIECE):
             if not poll.poll(0 if self._dropped else STALL_MS):
                 self._dropped += 1
@@ -162,6 +165,11 @@ class EventLogger(structlog.BoundLoggerBase):
             _sink.msg(
                 "".join([_render(None, "", {"ts": now, "level": "info", "event": event, **line}) for line in lines])
             )
+
+    def info_written(self, lines: bytes) -> None:
+        """Write whole lines that the caller has made, in one write."""
+        if _sink.threshold <= 20:
+            _sink.put(lines)
 
     def bind(self, **fields: Any) -> EventLogger:
         return EventLogger(self._logger, self._processors, {**self._context, **fields})

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from cyrusext.errors import RemoteProtocolError
 from lmtp_router.protocol import parameters
+from lmtp_router.protocol._plain import plain_command
 from lmtp_router.protocol.identity import XCLIENT, XFORWARD, parse_attributes
 from lmtp_router.protocol.parameters import SYNTAX
 from lmtp_router.protocol.types import (
@@ -37,6 +38,7 @@ from lmtp_router.protocol.types import (
 MAX_PATH = 2 + 64 + 1 + 255 + 1024
 """Longest path in octets: brackets, local part and domain (RFC 5321 section 4.5.3.1) with room for a source route."""
 MAX_REPLY_LINES = 128
+MAX_KNOWN_REPLIES = 16
 MAX_REPLY_LINE = 2048
 """Longest line of a backend's reply that is believed (RFC 5321 section 4.5.3.1.5 asks for 512)."""
 
@@ -63,6 +65,9 @@ _PAIR = re.compile(rb"\\(.)", re.DOTALL)
 
 def parse_command(line: bytes) -> Command | Refused:
     """Parse a command `line` that came without its CRLF."""
+    plain = plain_command(line)
+    if plain is not None:
+        return plain
     if b"\0" in line or b"\r" in line or b"\n" in line:
         return Refused(BAD_LINE)
     verb, _, argument = line.partition(b" ")
@@ -215,10 +220,12 @@ def parse_offer(answer: Reply, keyword: bytes) -> frozenset[bytes]:
 class ReplyParser:
     """Turns a stream of octets into replies; bounded and strict (RFC 5321 section 4.2.1)."""
 
-    __slots__ = ("_buffer", "_code", "_lines")
+    __slots__ = ("_buffer", "_code", "_known", "_lines")
 
     def __init__(self) -> None:
         self._buffer = b""
+        self._known: dict[bytes, Reply] = {}
+        """Replies of one line that came before: a backend says the same to most recipients."""
         self._lines: list[bytes] = []
         self._code = b""
 
@@ -239,6 +246,10 @@ class ReplyParser:
             raise RemoteProtocolError("reply line of the backend is too long", fatal=True)
         replies = []
         for line in pieces:
+            known = self._known.get(line)
+            if known is not None and not self._lines:
+                replies.append(known)
+                continue
             code = line[:3]
             if not _is_reply_line(line) or (self._lines and code != self._code):
                 # No more of it than this: the text may hold an address that the log must not.
@@ -251,6 +262,8 @@ class ReplyParser:
                 continue
             self._lines.append(b"")
             replies.append(Reply(int(code), b"\r\n".join(self._lines)))
+            if len(self._lines) == 2 and len(self._known) < MAX_KNOWN_REPLIES:
+                self._known[line] = replies[-1]
             self._lines = []
         return replies
 

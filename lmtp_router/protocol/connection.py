@@ -14,6 +14,7 @@ from typing import NamedTuple
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
 from lmtp_router.protocol import codec
 from lmtp_router.protocol._scan import BodyScanner
+from lmtp_router.protocol._tuples import record
 from lmtp_router.protocol.chunks import ChunkReader
 from lmtp_router.protocol.handshake import EXPECTED, Handshake, Step, Tls
 from lmtp_router.protocol.identity import Origin, build_xforward
@@ -314,7 +315,7 @@ class ServerConnection:
             elif self._lines.feed(octets):
                 self._verdict = Verdict.FALSE_END
             elif octets:
-                self._pending.append(BodyData(octets))
+                self._pending.append(record(BodyData, octets))
             if self._verdict is not Verdict.GOOD:
                 self._pending.append(BodySpoiled(self._verdict))
         if end >= 0:
@@ -355,7 +356,7 @@ class ServerConnection:
             elif self._lines.feed(octets):
                 self._verdict = Verdict.FALSE_END
             elif octets:
-                self._pending.append(BodyData(octets))
+                self._pending.append(record(BodyData, octets))
             if self._verdict is not Verdict.GOOD:
                 self._pending.append(BodySpoiled(self._verdict))
         if not chunks.whole:
@@ -532,7 +533,7 @@ class ClientConnection:
             self._move(ClientInput.RESET_DONE)
         if self._turn:
             self._out.append(self._turn.popleft())
-        return Answered(sent, context, answer)
+        return record(Answered, sent, context, answer)
 
     def mail(self, mail: Mail) -> None:
         """Begin a transaction."""

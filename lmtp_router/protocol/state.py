@@ -12,6 +12,8 @@ import enum
 class ServerState(enum.Enum):
     """State of a connection as its server sees it."""
 
+    __hash__ = object.__hash__
+
     GREETED = "greeted"
     READY = "ready"
     MAIL = "mail"
@@ -31,6 +33,8 @@ class ServerState(enum.Enum):
 
 class ServerInput(enum.Enum):
     """What moves a server: commands of the client, and decisions of the server."""
+
+    __hash__ = object.__hash__
 
     LHLO = "lhlo"
     MAIL = "mail"
@@ -60,6 +64,8 @@ class ServerInput(enum.Enum):
 class ClientState(enum.Enum):
     """State of a connection to a backend."""
 
+    __hash__ = object.__hash__
+
     GREETING = "greeting"
     LHLO = "lhlo"
     STARTTLS = "starttls"
@@ -77,6 +83,8 @@ class ClientState(enum.Enum):
 
 class ClientInput(enum.Enum):
     """What moves a connection to a backend."""
+
+    __hash__ = object.__hash__
 
     GREETED = "greeted"
     HELLO = "hello"

@@ -45,6 +45,9 @@ class FakeLookup:
         self.asked: list[bytes] = []
         self.next: dict[bytes, list[str | Answer]] = {}
 
+    def server_of(self, address: bytes) -> str | None:
+        return None
+
     def recipient(self, address: bytes) -> Answer:
         self.asked.append(address)
         queue = self.next.get(address)

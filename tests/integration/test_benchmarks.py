@@ -22,7 +22,7 @@ from tests.harness.topology import lone_node
 
 pytestmark = pytest.mark.integration
 
-OTHERS = {"sasl_cost.py", "lmtp.py"}
+OTHERS = {"sasl_cost.py"}
 SCRIPTS = sorted(path.name for path in (CHECKOUT / "benchmarks").glob("*.py") if path.name not in OTHERS)
 RECORDS = 80
 

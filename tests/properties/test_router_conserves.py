@@ -149,6 +149,9 @@ class World:
 
     # The lookup: recipient n is at its server; asked again, possibly elsewhere.
 
+    def server_of(self, address: bytes) -> str | None:
+        return None
+
     def recipient(self, address: bytes) -> Answer:
         server = self.servers[int(address[1:]) % len(self.servers)]
         if server == "-":

@@ -64,6 +64,9 @@ class Table:
         self.answer = answer
         self.asked: list[bytes] = []
 
+    def server_of(self, address: bytes) -> str | None:
+        return None
+
     def recipient(self, address: bytes) -> Answer:
         self.asked.append(address)
         return self.answer

@@ -1,0 +1,3 @@
+from lmtp_router.protocol.types import Data, Mail, Rcpt
+
+def plain_command(line: bytes) -> Data | Mail | Rcpt | None: ...

@@ -1,0 +1,101 @@
+"""What is written in one turn of the loop goes out at its end, all of it together.
+
+Rule: a turn reads from many connections and leaves something to write for many.  Written one by one, in between, each
+write would find its reader asleep and pay for waking it; at the end of the turn one write does, and a connection that
+got several pieces has one system call for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+JOINED = 64 << 10
+"""Octets up to which pieces are copied into one; larger ones are written side by side."""
+
+
+class Turn:
+    """What is left to do at the end of this turn; `call_soon` is the loop's."""
+
+    __slots__ = ("_call_soon", "_due")
+
+    def __init__(self, call_soon: Callable[[Callable[[], object]], object]) -> None:
+        self._call_soon = call_soon
+        self._due: list[Callable[[], object]] = []
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Call `callback` at the end of this turn, behind those that are due already."""
+        if not self._due:
+            self._call_soon(self.run)
+        self._due.append(callback)
+
+    def run(self) -> None:
+        """Do what is due, and what comes of it."""
+        due = self._due
+        at = 0
+        try:
+            while at < len(due):
+                callback = due[at]
+                at += 1
+                callback()
+        finally:
+            del due[:at]
+            if due:
+                self._call_soon(self.run)
+
+
+class Outlet:
+    """A transport whose writes wait for the end of the turn; what else is asked of it is done in order with them."""
+
+    __slots__ = ("_pieces", "_turn", "transport")
+
+    def __init__(self, transport: asyncio.Transport, turn: Turn) -> None:
+        self.transport = transport
+        self._turn = turn
+        self._pieces: list[bytes] = []
+
+    def write(self, octets: bytes) -> None:
+        if not self._pieces:
+            self._turn.soon(self.flush)
+        self._pieces.append(octets)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        pieces = self._pieces
+        if not pieces:
+            return
+        self._pieces = []
+        if len(pieces) == 1:
+            self.transport.write(pieces[0])
+        elif sum(map(len, pieces)) <= JOINED:
+            self.transport.write(b"".join(pieces))
+        else:
+            self.transport.writelines(pieces)
+
+    def write_eof(self) -> None:
+        self.flush()
+        self.transport.write_eof()
+
+    def close(self) -> None:
+        self.flush()
+        self.transport.close()
+
+    def abort(self) -> None:
+        self._pieces = []
+        self.transport.abort()
+
+    def can_write_eof(self) -> bool:
+        return self.transport.can_write_eof()
+
+    def is_closing(self) -> bool:
+        return self.transport.is_closing()
+
+    def pause_reading(self) -> None:
+        self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self.transport.resume_reading()
+
+    def get_extra_info(self, name: str) -> Any:
+        return self.transport.get_extra_info(name)
