@@ -164,10 +164,14 @@ def extensions() -> list[Extension]:
             ),
             Extension("cyrusext.wire._framer", ["cyrusext/wire/_framer.pyx"], extra_compile_args=CFLAGS),
             *(
-                Extension(
-                    f"lmtp_router.{name}", [f"lmtp_router/{name.replace('.', '/')}.pyx"], extra_compile_args=CFLAGS
+                Extension(source.removesuffix(".pyx").replace("/", "."), [source], extra_compile_args=CFLAGS)
+                for source in (
+                    "lmtp_router/_lines.pyx",
+                    "lmtp_router/protocol/_plain.pyx",
+                    "lmtp_router/protocol/_scan.pyx",
+                    "lmtp_router/protocol/_stuff.pyx",
+                    "lmtp_router/protocol/_tuples.pyx",
                 )
-                for name in ("_lines", "protocol._plain", "protocol._scan", "protocol._stuff", "protocol._tuples")
             ),
             *router_modules(),
         ],

@@ -19,7 +19,7 @@ from lmtp_router.protocol.chunks import ChunkReader
 from lmtp_router.protocol.handshake import EXPECTED, Handshake, Step, Tls
 from lmtp_router.protocol.identity import Origin, build_xforward
 from lmtp_router.protocol.lines import LongLines
-from lmtp_router.protocol.parameters import BINARY, CHUNKING, DSN, EIGHT_BIT, SMTPUTF8, UNKNOWN_PARAMETER
+from lmtp_router.protocol.parameters import DSN, EIGHT_BIT, SMTPUTF8, UNKNOWN_PARAMETER
 from lmtp_router.protocol.state import CLIENT, SERVER, ClientInput, ClientState, ServerInput, ServerState
 from lmtp_router.protocol.types import (
     NEED_DATA,
@@ -119,9 +119,7 @@ def offered(known: Iterable[frozenset[bytes]]) -> frozenset[bytes]:
     known = list(known)
     if not known:
         return _UNKNOWN
-    common = frozenset.intersection(*known)
-    shared = common & _PASSED_ON
-    return shared | {BINARY} if common >= {BINARY, CHUNKING} else shared
+    return frozenset.intersection(*known) & _PASSED_ON
 
 
 _PASSED_ON = frozenset({EIGHT_BIT, SMTPUTF8, DSN})

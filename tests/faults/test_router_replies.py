@@ -8,11 +8,12 @@ that it was said to, and to nobody else.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 
 from cyrusext.runtime.config_schema import Timeouts
-from lmtp_router.delivery import Delivery
+from lmtp_router.backends import BackendPool, BackendPools
 from tests.harness.lmtp_peer import LmtpClient, RouterUnderTest, Script, ScriptedBackend, play
 
 pytestmark = pytest.mark.faults
@@ -155,27 +156,38 @@ def test_a_slow_backend_costs_the_others_its_deadline_and_no_more(place: str, mo
     body = (b"x" * 98 + b"\r\n") * 100_000
     sweeps = {"all": 0, "since": 0}
 
+    script = Script(hang_at=place)
+    backends = {"a": ScriptedBackend(script, receive_buffer=1 << 12), "b": ScriptedBackend()}
+
+    async def at(where: str) -> None:
+        if where == "dot" == place:
+            sweeps["since"] = sweeps["all"]
+
+    class Counting:
+        """The pools, whose `expire` every sweep calls."""
+
+        def __init__(self, pools: BackendPools) -> None:
+            self._pools = pools
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._pools, name)
+
+        def __iter__(self) -> Iterator[BackendPool]:
+            return iter(self._pools)
+
+        def expire(self, now: float) -> None:
+            slow = [pool for pool in self if pool.name.endswith(f":{backends['a'].port}")]
+            if place == "body" and not sweeps["since"] and any(link.paused for pool in slow for link in pool.links):
+                sweeps["since"] = sweeps["all"]  # since after the last one
+            sweeps["all"] += 1
+            self._pools.expire(now)
+
     async def test() -> None:
         timeouts = Timeouts(connect=30, greeting=30, envelope=deadline_s, data=deadline_s, final=deadline_s, idle=30)
-        backends = {"a": ScriptedBackend(Script(hang_at=place), receive_buffer=1 << 12), "b": ScriptedBackend()}
+        script.step = at
         async with RouterUnderTest(backends, timeouts=timeouts, body_buffer=1 << 18) as under_test:
             assert under_test.frontend is not None
-            expire = under_test.frontend.pools.expire
-
-            def count(now: float) -> None:
-                sweeps["all"] += 1
-                expire(now)
-
-            def begin(delivery: Delivery, then: str) -> None:
-                if delivery.route.server == "a" and not sweeps["since"]:
-                    sweeps["since"] = sweeps["all"]
-                original[then](delivery)
-
-            original = {"paused": Delivery.paused, "finish": Delivery.finish}
-            monkeypatch.setattr(under_test.frontend.pools, "expire", count)
-            monkeypatch.setattr(Delivery, "paused", lambda delivery: begin(delivery, "paused"))
-            if place == "dot":
-                monkeypatch.setattr(Delivery, "finish", lambda delivery: begin(delivery, "finish"))
+            monkeypatch.setattr(under_test.frontend, "pools", Counting(under_test.frontend.pools))
             client = await under_test.client()
             replies = await client.message(body, A, B)
             assert [reply[:9] for reply in replies] == [LOST, b"250 2.1.5"]
