@@ -116,6 +116,11 @@ def missing_headers() -> list[str]:
     return found
 
 
+GENERATED = "build/cython"
+AS_PYTHON = {"annotation_typing": False, "nonecheck": True}
+"""What is Python must behave as Python: an annotation is no promise, and None has no attributes."""
+
+
 def router_modules() -> list[Extension]:
     """Python that each command and each reply goes through, compiled as it stands (docs/decisions/router-speed.md)."""
     sources = {name: Path(name.replace(".", "/") + ".py") for name in ROUTER}
@@ -127,7 +132,8 @@ def router_modules() -> list[Extension]:
 
 
 def extensions() -> list[Extension]:
-    return cythonize(
+    compiled = cythonize(router_modules(), language_level=3, compiler_directives=AS_PYTHON, build_dir=GENERATED)
+    return compiled + cythonize(
         [
             Extension(
                 "cyrusext.index._cyx",
@@ -173,11 +179,9 @@ def extensions() -> list[Extension]:
                     "lmtp_router/protocol/_tuples.pyx",
                 )
             ),
-            *router_modules(),
         ],
         language_level=3,
-        compiler_directives={"annotation_typing": False, "nonecheck": True},
-        build_dir="build/cython",
+        build_dir=GENERATED,
     )
 
 

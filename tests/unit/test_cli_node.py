@@ -99,6 +99,21 @@ def test_status(node: Node) -> None:
     assert (rows["node"], rows["servers be1"], rows["fresh"]) == ("node1", "1", "yes")
 
 
+def test_status_tells_of_the_hot_table(node: Node) -> None:
+    node.run("mailbox", "set", "user.alice", "be1!default")
+
+    def hot() -> dict[str, float]:
+        shown: dict[str, float] | str = json.loads(node.run("status", "--format", "json").stdout)["hot"]
+        return shown if isinstance(shown, dict) else {}
+
+    wait_until(lambda: hot().get("seq"), "the table is built", 10)
+    shown = hot()
+    assert shown["generation"] >= 1 and shown["collisions"] == 0 and shown["routes"] >= 1
+    assert shown["bytes_per_mailbox"] == shown["bytes"] > 4096  # alice is alone in it
+    assert 0 < shown["load"] < 0.01
+    assert 0 <= shown["age_s"] < 60
+
+
 def test_set_is_quiet_and_repeatable(node: Node) -> None:
     for _ in range(2):
         result = node.run("mailbox", "set", "user.alice", "be1!default", "alice lrswipkxtecdan anyone p")
