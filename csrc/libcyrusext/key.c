@@ -24,9 +24,10 @@ static bool forbidden_in(const uint8_t *name, size_t len)
     return found;
 }
 
-__attribute__((optimize("tree-vectorize", "vect-cost-model=dynamic"))) static void encode_local(const uint8_t *name,
-                                                                                               size_t len,
-                                                                                               uint8_t *restrict key_r)
+#if defined(__GNUC__) && !defined(__clang__)
+__attribute__((optimize("tree-vectorize", "vect-cost-model=dynamic"))) /* which -O2 of gcc 12 does not do by itself */
+#endif
+static void encode_local(const uint8_t *name, size_t len, uint8_t *restrict key_r)
 {
     for (size_t i = 0; i < len; i++) {
         uint8_t c = name[i];
