@@ -148,6 +148,6 @@ def test_many_recipients_are_one_transaction(group: Delivery) -> None:
     sessions = {re.findall(r"session=(\S+)", line)[0] for line in delivered}
     assert len(sessions) == 1, "Postfix split the recipients"
     for backend, mark in zip(group.backends, marks, strict=True):
-        stored = [line for line in backend.log_lines(mark) if "Delivered: <many@client.lab>" in line]
+        stored = [line for line in backend.log_lines(mark) if re.search("Delivered: .*<many@client.lab>", line)]
         assert len(stored) == 50
         assert len({re.findall(r"lmtpopen\[(\d+)\]", line)[0] for line in stored}) == 1, "one transaction"
