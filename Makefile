@@ -14,7 +14,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-EXTENSION_SOURCES := setup.py $(wildcard cyrusext/*/*.pyx cyrusext/*/*.pxd lmtp_router/*/*.pyx lmtp_router/*/*.pxd \
+EXTENSION_SOURCES := setup.py packaging/compiled_classes.py $(wildcard cyrusext/*/*.pyx cyrusext/*/*.pxd \
+	lmtp_router/*.py lmtp_router/*.pyx lmtp_router/*/*.py lmtp_router/*/*.pyx \
 	cyrusext/net/_sasl_build.py csrc/include/*.h csrc/libcyrusext/*.c csrc/libcyrusext/*.h)
 
 .PHONY: build tools library roots demo test nightly soak bench clean

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 JOINED = 64 << 10
-"""Octets up to which pieces are copied into one; larger ones are written side by side."""
+"""Octets up to which pieces wait and are copied into one.  What is more goes out at once: a loop reads many times from
+one connection in a turn, and only what was written can say that its reader is behind and the client has to wait."""
 
 
 class Turn:
@@ -48,27 +49,32 @@ class Turn:
 class Outlet:
     """A transport whose writes wait for the end of the turn; what else is asked of it is done in order with them."""
 
-    __slots__ = ("_pieces", "_turn", "transport")
+    __slots__ = ("_pieces", "_size", "_turn", "transport")
 
     def __init__(self, transport: asyncio.Transport, turn: Turn) -> None:
         self.transport = transport
         self._turn = turn
         self._pieces: list[bytes] = []
+        self._size = 0
 
     def write(self, octets: bytes) -> None:
         if not self._pieces:
             self._turn.soon(self.flush)
         self._pieces.append(octets)
+        self._size += len(octets)
+        if self._size > JOINED:
+            self.flush()
 
     def flush(self) -> None:
         """Write what waits."""
         pieces = self._pieces
         if not pieces:
             return
-        self._pieces = []
+        size = self._size
+        self._pieces, self._size = [], 0
         if len(pieces) == 1:
             self.transport.write(pieces[0])
-        elif sum(map(len, pieces)) <= JOINED:
+        elif size <= JOINED:
             self.transport.write(b"".join(pieces))
         else:
             self.transport.writelines(pieces)
@@ -82,7 +88,7 @@ class Outlet:
         self.transport.close()
 
     def abort(self) -> None:
-        self._pieces = []
+        self._pieces, self._size = [], 0
         self.transport.abort()
 
     def can_write_eof(self) -> bool:

@@ -128,7 +128,7 @@ def test_a_unix_socket_is_served(tmp_path: Path) -> None:
             await client.reply()
             await client.ask(b"LHLO c")
             assert (await client.message(BODY, A))[0].startswith(b"250")
-            assert "event=lmtp.recipient" in router.log.read_text()
+            await wait_until(lambda: "event=lmtp.recipient" in router.log.read_text(), "it is in the log")
 
     play(test)
 
