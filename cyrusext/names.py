@@ -54,8 +54,6 @@ def mailbox_of_address(address: bytes, rules: NameRules) -> bytes:
     if rules.downcase:
         user, domain = user.lower(), domain.lower()
     prefix = _domain_prefix(domain, rules) if rules.virtdomains else b""
-    if not user and not rules.postuser and not detail:
-        raise InvalidName("address has no local part")
     if user == rules.postuser.encode("utf-8"):
         separator = b"/" if rules.unix_hierarchy_separator else b"."
         # Empty levels are skipped, as Cyrus does: `+shared..dept` is shared.dept.

@@ -117,7 +117,7 @@ cdef class Addresses:
                 return 0
         while end < at and not self._kind[raw[end]] & DELIMITER:
             end += 1
-        if end == 0 or (end < at and is_same(raw, end, self._postuser)):
+        if end == 0 or is_same(raw, end, self._postuser):
             return 0
         if self._virtdomains and not is_same(raw + at + 1, size - at - 1, self._default):
             for i in range(at + 1, size):

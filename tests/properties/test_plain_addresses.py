@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cyrusext.errors import InvalidName
@@ -22,6 +22,8 @@ rules = st.builds(
 
 @given(st.lists(alphabet, max_size=8).map(lambda parts: "".join(parts).encode()), rules)
 @settings(max_examples=2000)
+@example(b"post@example.org", NameRules(postuser="post"))
+@example(b"POST+@example.org", NameRules(postuser="post"))
 def test_plain_addresses(address: bytes, names: NameRules) -> None:
     plain = Addresses(
         names.virtdomains,
