@@ -17,8 +17,9 @@ from cyrusext.runtime import logging
 from lmtp_router.breaker import Breaker
 from lmtp_router.interfaces import LinkUser
 from lmtp_router.link import BackendLink, LinkSettings
-from lmtp_router.protocol.connection import ClientConnection, offered
+from lmtp_router.protocol.client import ClientConnection
 from lmtp_router.protocol.handshake import Tls
+from lmtp_router.protocol.server import offered
 from lmtp_router.protocol.types import reply
 from lmtp_router.routing import Route
 from lmtp_router.tally import PoolState

@@ -15,11 +15,11 @@ from typing import Protocol, cast
 from cyrusext.runtime import logging
 from lmtp_router.doors import Door
 from lmtp_router.journal import Journal
-from lmtp_router.protocol.connection import ServerConnection
 from lmtp_router.protocol.identity import XCLIENT, XFORWARD, Origin, iter_known
 from lmtp_router.protocol.parameters import SMTPUTF8
 from lmtp_router.protocol.proxy import Endpoint, plain
 from lmtp_router.protocol.received import build_received, with_protocol
+from lmtp_router.protocol.server import ServerConnection
 from lmtp_router.protocol.types import Mail, Xclient, Xforward, reply
 from lmtp_router.results import Replies
 from lmtp_router.settings import Settings

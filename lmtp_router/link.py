@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, cast
 from cyrusext.errors import RemoteProtocolError
 from cyrusext.runtime import logging
 from lmtp_router.interfaces import Deadlines, LinkUser
-from lmtp_router.protocol.connection import ClientConnection
+from lmtp_router.protocol.client import ClientConnection
 from lmtp_router.protocol.state import ClientState
 from lmtp_router.protocol.types import Answered, HandshakeFailed, Mail, NeedData, Ready, TlsWanted
 from lmtp_router.recipient import Recipient

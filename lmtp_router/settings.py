@@ -14,8 +14,8 @@ from cyrusext.errors import ConfigError
 from cyrusext.runtime.config import Config
 from lmtp_router.interfaces import Deadlines
 from lmtp_router.privacy import Disclosure
-from lmtp_router.protocol.connection import Limits
 from lmtp_router.protocol.handshake import Tls
+from lmtp_router.protocol.server import Limits
 
 if TYPE_CHECKING:
     # Loaded only where there is TLS.

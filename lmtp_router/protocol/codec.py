@@ -35,6 +35,7 @@ from lmtp_router.protocol.types import (
     reply,
 )
 
+END_OF_DATA = b".\r\n"
 MAX_PATH = 2 + 64 + 1 + 255 + 1024
 """Longest path in octets: brackets, local part and domain (RFC 5321 section 4.5.3.1) with room for a source route."""
 MAX_REPLY_LINES = 128

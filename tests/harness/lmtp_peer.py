@@ -21,7 +21,7 @@ from cyrusext.runtime.config_schema import Timeouts
 from lmtp_router.doors import OPEN, Door
 from lmtp_router.frontend import Frontend
 from lmtp_router.privacy import Disclosure
-from lmtp_router.protocol.connection import Limits
+from lmtp_router.protocol.server import Limits
 from lmtp_router.routing import Routing
 from lmtp_router.settings import Settings
 

@@ -18,7 +18,7 @@ from cyrusext.backends import Backends
 from cyrusext.lookup import Answer, Verdict
 from cyrusext.runtime.config_schema import Timeouts
 from lmtp_router.interfaces import LinkUser
-from lmtp_router.protocol.connection import ClientConnection
+from lmtp_router.protocol.client import ClientConnection
 from lmtp_router.protocol.identity import Origin
 from lmtp_router.protocol.state import ClientState
 from lmtp_router.protocol.types import NEED_DATA, Answered, Mail, Rcpt, Ready, Reply, Sent

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyrusext.errors import RemoteProtocolError
-from lmtp_router.protocol.connection import ClientConnection, Limits, ServerConnection
+from lmtp_router.protocol.client import ClientConnection
+from lmtp_router.protocol.server import Limits, ServerConnection
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import (
     PAUSED,
