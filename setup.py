@@ -72,6 +72,7 @@ ROUTER = [
         "body",
         "channel",
         "delivery",
+        "express",
         "journal",
         "link",
         "protocol.codec",
@@ -174,6 +175,7 @@ def extensions() -> list[Extension]:
                 Extension(source.removesuffix(".pyx").replace("/", "."), [source], extra_compile_args=CFLAGS)
                 for source in (
                     "lmtp_router/_lines.pyx",
+                    "lmtp_router/protocol/_envelope.pyx",
                     "lmtp_router/protocol/_plain.pyx",
                     "lmtp_router/protocol/_scan.pyx",
                     "lmtp_router/protocol/_stuff.pyx",

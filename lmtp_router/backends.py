@@ -96,6 +96,16 @@ class BackendPool:
         self._waiting.append(delivery)
         self._pump()
 
+    def borrow(self) -> BackendLink | None:
+        """Take a kept connection on which a whole transaction can be said at once; None where there is none."""
+        if self._waiting or not self._idle or not self._idle[-1].lendable:
+            return None
+        return self._idle.pop()
+
+    def put_back(self, link: BackendLink) -> None:
+        """Keep `link` for the delivery that asks next, which has to have it."""
+        self._idle.append(link)
+
     def withdraw(self, delivery: LinkUser) -> None:
         """`delivery` waits no longer."""
         if delivery in self._waiting:

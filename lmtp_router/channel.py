@@ -98,6 +98,8 @@ class Channel:
         """By XCLIENT: of the session."""
         self._forwarded: Mapping[str, str] = NOTHING_CLAIMED
         """By XFORWARD: of the next transaction."""
+        self._first = b""
+        """What was already written in front of the message that is said again."""
         if settings.tls is not None:
             self._offer()
 
@@ -166,6 +168,35 @@ class Channel:
             login=bool(self.origin.login),
         )
         return build_received(self.origin, self._settings.hostname, protocol, self._id) + self._reception.date()
+
+    # For what goes the short way (express.py).
+
+    @property
+    def max_size(self) -> int:
+        return self._settings.limits.max_size
+
+    @property
+    def replace_bare_newlines(self) -> bool:
+        return self._settings.replace_bare_newlines
+
+    def would_take(self, mail: Mail, recipients: int) -> bool:
+        """Would MAIL and so many RCPTs be taken now?"""
+        return self._connection.would_take(mail, recipients)
+
+    def first_octets(self, mail: Mail) -> bytes:
+        """What stands in front of the message, or nothing."""
+        self._first = self._received(mail) if self._settings.received else b""
+        return self._first
+
+    def tell(self, octets: bytes) -> None:
+        """Write to the client."""
+        if self._transport is not None:
+            self._transport.write(octets)
+
+    def expect(self, octets: bytes) -> None:
+        """The client has heard this already."""
+        if self._transport is not None:
+            self._transport.expect(octets)
 
     def _forget_forwarded(self) -> None:
         """The transaction is over: the next one has its own XFORWARD."""

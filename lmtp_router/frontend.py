@@ -21,6 +21,7 @@ from cyrusext.runtime import logging
 from lmtp_router.arrivals import Arrivals
 from lmtp_router.backends import BackendPools
 from lmtp_router.doors import OPEN, Door
+from lmtp_router.express import Express
 from lmtp_router.journal import Journal
 from lmtp_router.link import LinkSettings
 from lmtp_router.protocol.proxy import Endpoint
@@ -138,6 +139,10 @@ class Frontend:
         return Transaction(
             mail, client, replies, self._routing, self.pools, settings.deadlines, self.now, settings.body_buffer
         )
+
+    def express(self, session: Session) -> Express:
+        """The short way for what is common."""
+        return Express(session, self._routing, self.pools, self.now)
 
     @property
     def shared_extensions(self) -> frozenset[bytes]:

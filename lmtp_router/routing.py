@@ -6,6 +6,8 @@ verdict that bounces mail, every other doubt is a 451.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from cyrusext.backends import Backends
@@ -62,6 +64,14 @@ class Routing:
             return UNKNOWN_USER
         return UNSETTLED if answer.unsettled else NOT_NOW
 
+    def at_once(self, address: bytes) -> Route | None:
+        """Return where `address` goes, if the hot table alone says so and the server is in service."""
+        server = self._lookup.server_of(address)
+        if server is None:
+            return None
+        route = self._known.get(server) or self._to(server)
+        return route if isinstance(route, Route) else None
+
     def _to(self, server: str) -> Route | Reply:
         entry = self._backends.get(server)
         route: Route | Reply
@@ -73,3 +83,14 @@ class Routing:
             self._known.clear()
         self._known[server] = route
         return route
+
+
+class Retraced(Routing):
+    """The routes of recipients that are on their way already, in RCPT order; after them, `routing`'s."""
+
+    def __init__(self, routing: Routing, routes: Iterable[Route]) -> None:
+        super().__init__(routing._lookup, routing._backends)
+        self._routes = deque(routes)
+
+    def route(self, recipient: Rcpt) -> Route | Reply:
+        return self._routes.popleft() if self._routes else Routing.route(self, recipient)

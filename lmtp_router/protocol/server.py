@@ -241,7 +241,7 @@ class ServerConnection:
         if isinstance(command, Mail):
             if command.size > self._limits.max_size:
                 return Refused(TOO_LARGE)
-            if not command.needs <= self._offered or (command.prdr and PRDR not in self._offered):
+            if not self._takes(command):
                 return self._refuse(UNKNOWN_PARAMETER)
             self._recipients = 0
             if self._smtp and not command.prdr:
@@ -261,6 +261,24 @@ class ServerConnection:
             return self._refuse(_OFFER[type(command)][1])
         self.state = after
         return command
+
+    def _takes(self, mail: Mail) -> bool:
+        """Were all extensions offered that it needs?"""
+        return mail.needs <= self._offered and (not mail.prdr or PRDR in self._offered)
+
+    def would_take(self, mail: Mail, recipients: int) -> bool:
+        """Would MAIL and so many RCPTs be taken now, nothing being left to read or to decide?"""
+        limits = self._limits
+        return (
+            self.state is ServerState.READY
+            and not self._smtp
+            and self._at >= len(self._buffer)
+            and not self._skip
+            and not self._skipping
+            and mail.size <= limits.max_size
+            and recipients <= limits.max_recipients
+            and self._takes(mail)
+        )
 
     def _is_offered(self, command: Command) -> bool:
         word, _ = _OFFER[type(command)]

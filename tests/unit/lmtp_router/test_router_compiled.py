@@ -170,7 +170,7 @@ def test_a_turn_does_what_comes_of_it_and_survives_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["session", "transaction", "delivery", "backends", "protocol.client", "protocol.server", "turn"]
+    "name", ["session", "transaction", "delivery", "express", "backends", "protocol.client", "protocol.server", "turn"]
 )
 def test_the_data_path_is_compiled(name: str) -> None:
     module = importlib.import_module(f"lmtp_router.{name}")
