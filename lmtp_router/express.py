@@ -29,7 +29,7 @@ from lmtp_router.routing import Route, Routing
 MAX_RECIPIENTS = 200
 MAX_MAIL = 1000
 """Octets of MAIL."""
-MAX_BODY = 256 << 10
+MAX_BODY = 64 << 10
 """Octets of a message up to which it is kept, to be said again."""
 PATIENCE_S = 0.5
 """How long it may take; deadlines are the long way's."""
@@ -215,12 +215,15 @@ class Express:
         "_ended",
         "_envelope",
         "_finals",
+        "_hops",
         "_kept",
         "_legs",
         "_lines",
         "_mail",
+        "_max_size",
         "_opened",
         "_pools",
+        "_replaces",
         "_routing",
         "_scanner",
         "_session",
@@ -232,6 +235,9 @@ class Express:
     def __init__(self, session: Traveller, routing: Routing, pools: Pools, clock: Callable[[], float]) -> None:
         self.stage = Stage.IDLE
         self._session = session
+        self._hops = session.hops
+        self._max_size = session.max_size
+        self._replaces = session.replace_bare_newlines
         self._routing = routing
         self._pools = pools
         self._clock = clock
@@ -328,11 +334,11 @@ class Express:
         self.stage = Stage.BODY
         self._opened = leg.opened
         self._told = [session.tell_taken(replies)]
-        self._scanner = BodyScanner(session.replace_bare_newlines)
+        self._scanner = BodyScanner(self._replaces)
         self._lines = LongLines()
         self._chunks, self._kept = [], 0
-        if session.hops is not None:
-            session.hops.begin()
+        if self._hops is not None:
+            self._hops.begin()
         first = session.first_octets(mail)
         if first:
             for leg in legs:
@@ -346,16 +352,14 @@ class Express:
         return True
 
     def _pass_on(self, octets: bytes) -> bool:
-        session, scanner = self._session, self._scanner
+        scanner = self._scanner
         self._kept += len(octets)
         end, chunk = scanner.feed(octets)
-        if self._kept > MAX_BODY or self._kept > session.max_size:
-            return False
-        if scanner.bare_newline and not session.replace_bare_newlines:
+        if self._kept > MAX_BODY or self._kept > self._max_size or (scanner.bare_newline and not self._replaces):
             return False
         if 0 <= end < len(octets) or self._lines.feed(chunk):
             return False
-        hops = session.hops
+        hops = self._hops
         if hops is not None and chunk and hops.active and hops.feed(chunk):
             return False
         self._chunks.append(octets)
