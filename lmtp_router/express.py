@@ -287,12 +287,11 @@ class Express:
 
     def _plan(self, paths: list[bytes]) -> list[Leg] | None:
         """Who gets the message; None where that takes more than a look."""
-        routing = self._routing
+        routes = self._routing.at_once([path[1:-1] for path in paths])
+        if routes is None:
+            return None
         legs: dict[Route, Leg] = {}
-        for number, path in enumerate(paths):
-            route = routing.at_once(path[1:-1])
-            if route is None:
-                return None
+        for number, (path, route) in enumerate(zip(paths, routes, strict=True)):
             leg = legs.get(route)
             if leg is None:
                 leg = legs[route] = Leg(self, route)

@@ -27,6 +27,8 @@ class Locator(Protocol):
 
     def server_of(self, address: bytes) -> str | None: ...
 
+    def servers_of(self, addresses: list[bytes]) -> list[str] | None: ...
+
     def recipient(self, address: bytes) -> Answer: ...
 
 
@@ -64,13 +66,18 @@ class Routing:
             return UNKNOWN_USER
         return UNSETTLED if answer.unsettled else NOT_NOW
 
-    def at_once(self, address: bytes) -> Route | None:
-        """Return where `address` goes, if the hot table alone says so and the server is in service."""
-        server = self._lookup.server_of(address)
-        if server is None:
+    def at_once(self, addresses: list[bytes]) -> list[Route] | None:
+        """Return where `addresses` go, if the hot table alone says so and the servers are in service."""
+        servers = self._lookup.servers_of(addresses)
+        if servers is None:
             return None
-        route = self._known.get(server) or self._to(server)
-        return route if isinstance(route, Route) else None
+        routes: list[Route] = []
+        for server in servers:
+            route = self._known.get(server) or self._to(server)
+            if not isinstance(route, Route):
+                return None
+            routes.append(route)
+        return routes
 
     def _to(self, server: str) -> Route | Reply:
         entry = self._backends.get(server)

@@ -6,6 +6,7 @@ Rule: nothing of a body is accepted before `ServerConnection.accept_data`, and w
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -117,6 +118,13 @@ _OWN = ("PIPELINING", "ENHANCEDSTATUSCODES", "CHUNKING")
 _UNKNOWN = frozenset({EIGHT_BIT})
 
 
+@functools.lru_cache(maxsize=64)
+def _hello(hostname: str, max_size: int, extensions: frozenset[bytes], offers: tuple[str, ...]) -> Reply:
+    """The reply to LHLO or EHLO, which hardly ever changes."""
+    words = (*sorted(word.decode("ascii") for word in extensions), *offers)
+    return reply(250, hostname, *_OWN, f"SIZE {max_size}", *words)
+
+
 class ServerConnection:
     """The server's end.
 
@@ -184,8 +192,7 @@ class ServerConnection:
             self._offered = NOTHING
             return reply(250, hostname)
         self._offered = shared | {PRDR} if self._smtp else shared
-        words = (*sorted(word.decode("ascii") for word in self._offered), *self.offers)
-        return reply(250, hostname, *_OWN, f"SIZE {self._limits.max_size}", *words)
+        return _hello(hostname, self._limits.max_size, self._offered, self.offers)
 
     def receive_data(self, data: bytes) -> None:
         """Take octets from the client."""

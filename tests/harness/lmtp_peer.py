@@ -55,6 +55,10 @@ class FakeLookup:
         self.hits += 1
         return found
 
+    def servers_of(self, addresses: list[bytes]) -> list[str] | None:
+        servers = [server for address in addresses if (server := self.server_of(address)) is not None]
+        return servers if len(servers) == len(addresses) else None
+
     def recipient(self, address: bytes) -> Answer:
         self.asked.append(address)
         queue = self.next.get(address)

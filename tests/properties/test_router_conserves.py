@@ -152,6 +152,9 @@ class World:
     def server_of(self, address: bytes) -> str | None:
         return None
 
+    def servers_of(self, addresses: list[bytes]) -> list[str] | None:
+        return None
+
     def recipient(self, address: bytes) -> Answer:
         server = self.servers[int(address[1:]) % len(self.servers)]
         if server == "-":
