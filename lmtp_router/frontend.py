@@ -197,7 +197,10 @@ class Frontend:
     async def _sweep(self) -> None:
         """Look after all deadlines: a sweep costs less than a timer for each step of each message."""
         deadlines = self.settings.deadlines
-        shortest_s = min(deadlines.connect, deadlines.greeting, deadlines.envelope, deadlines.data, deadlines.final)
+        steps = (deadlines.mail, deadlines.rcpt, deadlines.go_ahead)
+        shortest_s = min(
+            deadlines.connect, deadlines.greeting, deadlines.envelope, *steps, deadlines.data, deadlines.final
+        )
         period_s = min(0.5, shortest_s / 4, self.settings.idle_s / 4)
         while True:
             await asyncio.sleep(period_s)

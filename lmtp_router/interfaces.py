@@ -143,6 +143,18 @@ class Deadlines(Protocol):
     def envelope(self) -> float: ...
 
     @property
+    def mail(self) -> float:
+        """For the reply to MAIL."""
+
+    @property
+    def rcpt(self) -> float:
+        """For the reply to each RCPT."""
+
+    @property
+    def go_ahead(self) -> float:
+        """For 354."""
+
+    @property
     def data(self) -> float: ...
 
     @property

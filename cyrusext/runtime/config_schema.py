@@ -254,9 +254,17 @@ class Timeouts(Section, frozen=True):
     connect: PositiveSeconds = 5.0
     greeting: PositiveSeconds = 10.0
     envelope: PositiveSeconds = 30.0
+    mail: Seconds = 0.0
+    rcpt: Seconds = 0.0
+    go_ahead: Seconds = 0.0
     data: PositiveSeconds = 60.0
     final: PositiveSeconds = 300.0
     idle: PositiveSeconds = 300.0
+
+    def __post_init__(self) -> None:
+        for step in ("mail", "rcpt", "go_ahead"):
+            if not getattr(self, step):
+                msgspec.structs.force_setattr(self, step, self.envelope)
 
 
 class LmtpSection(Section, frozen=True):
@@ -346,7 +354,11 @@ class LmtpSection(Section, frozen=True):
     tls_key: Annotated[str, Meta(description="Its key (PEM); empty: the key is in `tls_cert`.")] = ""
     timeouts: Annotated[
         Timeouts,
-        Meta(description="Deadlines in seconds; connect, greeting and envelope per step, idle between transactions."),
+        Meta(
+            description="Deadlines in seconds. Of a backend: connect, greeting (with LHLO and AUTH), envelope for each"
+            " reply up to 354, data for progress of a body, final for each reply after the message; those of"
+            " mail, rcpt and go_ahead (354) that are not set are envelope's. Of a client: data, and idle between commands."
+        ),
     ] = Timeouts()
 
     @property
