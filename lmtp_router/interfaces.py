@@ -168,6 +168,9 @@ class Client(Protocol):
     def origin(self) -> Origin:
         """Who sends."""
 
+    def signed(self, answer: Reply) -> bytes:
+        """A reply as it is sent: our own failures name the session."""
+
     def data_decided(self, accepted: bool) -> None:
         """Every RCPT has its reply: 354 if `accepted`, else nobody takes the message."""
 
