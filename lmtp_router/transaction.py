@@ -226,7 +226,7 @@ class Transaction:
             self._sum_up()
 
     def _tell(self, recipient: Recipient, final: Reply) -> None:
-        self._replies.fill(recipient.slot, final.raw if final.positive else self._client.signed(final))
+        self._replies.fill(recipient.slot, final.raw if final.code < 400 else self._client.signed(final))
         self._client.recipient_done(recipient, final, self.size)
 
     def feed(self, chunk: bytes) -> None:
