@@ -244,6 +244,20 @@ def test_a_stranger_has_to_log_in(logins: ClientLogins, authority: Authority, tl
             assert (await client.ask(b"XCLIENT ADDR=127.0.0.1")).startswith(b"550")
             assert b" with LMTPSA id " in b" ".join(backend.messages[0].body.split())
             assert any(b" ADDR=192.0.2.7 " in line for line in backend.commands)
+            # With a connection to the backend at hand, too, which a whole envelope could take at once.
+            asked = len(backend.commands)
+            other = await stranger(router, authority)
+            envelope = b"MAIL FROM:<>\r\nRCPT TO:" + U + b"\r\nDATA\r\n"
+            other.send(envelope)
+            assert await other.codes(3) == [b"530", b"503", b"503"]
+            assert await other.ask(b"AUTH PLAIN") == b"334 \r\n"
+            other.send(envelope)
+            assert await other.codes(3) == [b"501", b"503", b"503"]
+            assert len(backend.commands) == asked
+            other.send(b"AUTH PLAIN " + GOOD + b"\r\n")
+            assert await other.codes(1) == [b"235"]
+            other.send(envelope)
+            assert await other.codes(3) == [b"250", b"250", b"354"]
 
     play(test)
 
