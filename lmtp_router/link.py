@@ -352,6 +352,10 @@ class BackendLink:
             self._delivery.resumed()
             self._delivery.flush()
 
+    def eof_received(self) -> bool:
+        """The backend sends no more: the connection ends.  uvloop's TLS takes this for granted."""
+        return False
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self._borrower is not None and self._transport is not None:
             self._transport.mute()

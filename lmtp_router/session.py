@@ -19,6 +19,8 @@ from lmtp_router.protocol.hops import Hops
 from lmtp_router.protocol.proxy import Endpoint
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import (
+    Auth,
+    AuthResponse,
     Bdat,
     BodyData,
     BodyEnd,
@@ -88,6 +90,9 @@ class Host(Reception, Protocol):
     def admit(self, session: Session) -> bool:
         """Take the session up; False when there are too many."""
 
+    def logged_in(self, session: Session) -> None:
+        """The session has logged in."""
+
     def forget(self, session: Session, transaction: Transaction | None) -> None:
         """The session is gone; a backend may still have to answer for its transaction."""
 
@@ -131,7 +136,7 @@ class Session(Channel):
             reason = "crowded" if known else "not trusted"
             self._frontend.journal.refused(reason)
             log.warning("lmtp.refused", session=self._id, peer=self._source or peer, reason=reason)
-            self._transport.write((CROWDED if known else STRANGER).raw)
+            self._transport.write(self.signed(CROWDED if known else STRANGER))
             self._transport.close()
             self._transport = None
             return
@@ -146,6 +151,10 @@ class Session(Channel):
         self._reading = True
         self._connection.secured()
         self._advance()
+
+    def _logged_in(self) -> None:
+        self._heard = self._frontend.now()
+        self._frontend.logged_in(self)
 
     def data_received(self, data: bytes) -> None:
         if self._linger_until:
@@ -207,10 +216,10 @@ class Session(Channel):
         self._transaction = None
         self._note()
         self._forget_forwarded()
-        self._replies.add(NOBODY.raw)
+        self._replies.add(self.signed(NOBODY))
         if self._connection.buffered and not chunked:
             # Pipelined text of a refused message must never be read as commands.
-            self._replies.add(EARLY.raw)
+            self._replies.add(self.signed(EARLY))
             self._closing = True
         self._connection.refuse_data()
 
@@ -380,7 +389,7 @@ class Session(Channel):
             case ChunkEnd():
                 self._replies.add(reply(250, f"2.0.0 {event.size} octets received").raw)
             case Refused():
-                self._replies.add(event.reply.raw)
+                self._replies.add(self.signed(event.reply))
                 self._closing = self._closing or event.close
             case Noop():
                 self._replies.add(OK.raw)
@@ -388,6 +397,8 @@ class Session(Channel):
                 self._replies.add(CANNOT_VRFY.raw)
             case Lhlo() | Ehlo() | Helo() | Rset() | Quit() | Starttls() | Xclient() | Xforward():
                 self._held = event
+            case Auth() | AuthResponse():
+                self._obey_auth(event)
 
     def _obey(self, command: Lhlo | Ehlo | Helo | Rset | Quit | Starttls | Xclient | Xforward) -> None:
         """A command that ends the transaction, if there is one."""
@@ -413,7 +424,7 @@ class Session(Channel):
             self._close(BYE)
 
     def _close(self, last: Reply) -> None:
-        self._replies.add(last.raw)
+        self._replies.add(self.signed(last))
         self._closing = True
 
     def _regulate(self) -> None:
@@ -449,6 +460,9 @@ class Session(Channel):
         if self._linger_until:
             if now > self._linger_until:
                 self.abort()
+            return
+        if self.is_stranger and now > self._login_by and not self._closing:
+            self._hang_up()
             return
         silent_s = now - self._heard
         if self._unread:

@@ -186,10 +186,11 @@ class Transaction:
         """The reply to RCPT, from a backend or from the lookup."""
         recipient.answer = answer
         self._unanswered -= 1
-        self._replies.fill(recipient.slot, answer.raw)
         if answer.positive:
+            self._replies.fill(recipient.slot, answer.raw)
             self._taken = True
         else:
+            self._replies.fill(recipient.slot, self._client.signed(answer))
             self._client.recipient_done(recipient, answer, 0)
         self._decide()
 
@@ -225,7 +226,7 @@ class Transaction:
             self._sum_up()
 
     def _tell(self, recipient: Recipient, final: Reply) -> None:
-        self._replies.fill(recipient.slot, final.raw)
+        self._replies.fill(recipient.slot, final.raw if final.code < 400 else self._client.signed(final))
         self._client.recipient_done(recipient, final, self.size)
 
     def feed(self, chunk: bytes) -> None:
@@ -275,7 +276,7 @@ class Transaction:
             last = ALL_TAKEN if taken == len(finals) else SOME_TAKEN
         else:
             last = NONE_NOW if any(final.code // 100 == 4 for final in finals) else NONE
-        self._replies.fill(slot, last.raw)
+        self._replies.fill(slot, self._client.signed(last))
 
     def cancel(self) -> None:
         """Give up whatever has not been sent whole: RSET, a client that is gone, a message that is spoiled."""

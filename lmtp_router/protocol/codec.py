@@ -13,6 +13,7 @@ from cyrusext.errors import RemoteProtocolError
 from lmtp_router.protocol import parameters
 from lmtp_router.protocol._plain import plain_command
 from lmtp_router.protocol.identity import XCLIENT, XFORWARD, parse_attributes
+from lmtp_router.protocol.login import parse_auth
 from lmtp_router.protocol.parameters import SYNTAX
 from lmtp_router.protocol.types import (
     Bdat,
@@ -174,6 +175,7 @@ _VERBS: dict[bytes, Callable[[bytes], Command | Refused]] = {
     b"RSET": _parse_bare(Rset()),
     b"QUIT": _parse_bare(Quit()),
     b"STARTTLS": _parse_bare(Starttls()),
+    b"AUTH": parse_auth,
     b"XCLIENT": _parse_xclient,
     b"XFORWARD": _parse_xforward,
     b"NOOP": lambda _: Noop(),

@@ -17,12 +17,24 @@ from lmtp_router.protocol._scan import BodyScanner
 from lmtp_router.protocol._tuples import record
 from lmtp_router.protocol.chunks import ChunkReader
 from lmtp_router.protocol.lines import LongLines
-from lmtp_router.protocol.parameters import DSN, EIGHT_BIT, SMTPUTF8, UNKNOWN_PARAMETER
+from lmtp_router.protocol.login import (
+    ALREADY,
+    LONG_RESPONSE,
+    MAX_RESPONSE,
+    MECHANISM,
+    NOT_OFFERED,
+    REQUIRED,
+    UNKNOWN_MECHANISM,
+    parse_response,
+)
+from lmtp_router.protocol.parameters import AUTH, DSN, EIGHT_BIT, SMTPUTF8, UNKNOWN_PARAMETER
 from lmtp_router.protocol.state import SERVER, ServerInput, ServerState
 from lmtp_router.protocol.types import (
     NEED_DATA,
     NOTHING,
     PAUSED,
+    Auth,
+    AuthResponse,
     Bdat,
     BodyData,
     BodyEnd,
@@ -65,6 +77,7 @@ _INPUT: dict[type, ServerInput] = {
     Vrfy: ServerInput.NOOP,
     Quit: ServerInput.QUIT,
     Starttls: ServerInput.STARTTLS,
+    Auth: ServerInput.AUTH,
     Xclient: ServerInput.XCLIENT,
     Xforward: ServerInput.XFORWARD,
 }
@@ -86,6 +99,7 @@ _SEQUENCE = {
 NOT_YOU = reply(550, "5.7.0 You are not trusted with this")
 _OFFER: dict[type, tuple[str, Reply]] = {
     Starttls: ("STARTTLS", codec.UNKNOWN),
+    Auth: ("AUTH", NOT_OFFERED),
     Xclient: ("XCLIENT", NOT_YOU),
     Xforward: ("XFORWARD", NOT_YOU),
 }
@@ -151,6 +165,8 @@ class ServerConnection:
         "_smtp",
         "_utf8",
         "_verdict",
+        "logged_in",
+        "login_required",
         "offers",
         "state",
     )
@@ -164,6 +180,9 @@ class ServerConnection:
         self._utf8 = False
         self.offers: tuple[str, ...] = ()
         """Lines of the reply to LHLO that depend on who the client is and how it comes, such as STARTTLS."""
+        self.logged_in = False
+        self.login_required = False
+        """MAIL waits for AUTH."""
         self._limits = limits or Limits()
         self._replace = replace_bare_newlines
         self._buffer = b""
@@ -211,10 +230,10 @@ class ServerConnection:
             self._take_chunk()
             return self._pending.popleft() if self._pending else NEED_DATA
         if state in _PAUSED:
-            return PAUSED
+            return self._take_response() if state is ServerState.CHALLENGED else PAUSED
         if self._skip and not self._skip_chunk():
             return NEED_DATA
-        line = self._next_line()
+        line = self._next_line(self._limits.max_line)
         if line is None:
             return NEED_DATA
         if self._skipping or len(line) > self._limits.max_line:
@@ -227,17 +246,33 @@ class ServerConnection:
             return self._refuse(command.reply, close=command.close or _is_bdat(line))
         return self._enter(command)
 
-    def _next_line(self) -> bytes | None:
-        """The next line without its LF; a line that grows too long is thrown away while it comes."""
+    def _next_line(self, longest: int) -> bytes | None:
+        """The next line without its LF; a line that grows longer than `longest` is thrown away while it comes."""
         end = self._buffer.find(b"\n", self._at)
         if end < 0:
-            if self._skipping or self.buffered > self._limits.max_line:
+            if self._skipping or self.buffered > longest:
                 self._skipping = True
                 self._buffer, self._at = b"", 0
             return None
         line = self._buffer[self._at : end]
         self._at = end + 1
         return line
+
+    def _take_response(self) -> ServerEvent:
+        """The line behind a challenge."""
+        line = self._next_line(MAX_RESPONSE)
+        if line is None:
+            return NEED_DATA
+        if self._skipping or len(line) >= MAX_RESPONSE:
+            self._skipping = False
+            answer: AuthResponse | Refused = Refused(LONG_RESPONSE)
+        else:
+            answer = parse_response(line[:-1]) if line.endswith(b"\r") else Refused(codec.BAD_LINE)
+        if isinstance(answer, Refused):
+            self._decide(ServerInput.CANCEL)
+            return self._refuse(answer.reply)
+        self._decide(ServerInput.RESPONSE)
+        return answer
 
     def _enter(self, command: Command) -> ServerEvent:
         after = SERVER.get((self.state, _INPUT[type(command)]))
@@ -246,6 +281,13 @@ class ServerConnection:
         if after is None:
             return self._refuse(_SEQUENCE[self.state])
         if isinstance(command, Mail):
+            if self.login_required:
+                return self._refuse(REQUIRED)
+            if AUTH in command.needs:
+                # Between the client and us.
+                if not self._is_offered("AUTH"):
+                    return self._refuse(UNKNOWN_PARAMETER)
+                command = command._replace(needs=command.needs - {AUTH})
             if command.size > self._limits.max_size:
                 return Refused(TOO_LARGE)
             if not self._takes(command):
@@ -264,8 +306,10 @@ class ServerConnection:
             self._recipients += 1
         elif isinstance(command, Lhlo | Ehlo | Helo) and self._smtp is isinstance(command, Lhlo):
             return self._refuse(IS_SMTP if self._smtp else IS_LMTP)
-        elif type(command) in _OFFER and not self._is_offered(command):
+        elif type(command) in _OFFER and not self._is_offered(_OFFER[type(command)][0]):
             return self._refuse(_OFFER[type(command)][1])
+        elif isinstance(command, Auth) and (self.logged_in or command.mechanism != MECHANISM):
+            return self._refuse(ALREADY if self.logged_in else UNKNOWN_MECHANISM)
         self.state = after
         return command
 
@@ -279,6 +323,7 @@ class ServerConnection:
         return (
             self.state is ServerState.READY
             and not self._smtp
+            and not self.login_required
             and self._at >= len(self._buffer)
             and not self._skip
             and not self._skipping
@@ -287,8 +332,7 @@ class ServerConnection:
             and self._takes(mail)
         )
 
-    def _is_offered(self, command: Command) -> bool:
-        word, _ = _OFFER[type(command)]
+    def _is_offered(self, word: str) -> bool:
         return any(line.partition(" ")[0] == word for line in self.offers)
 
     def secured(self) -> None:
@@ -296,6 +340,18 @@ class ServerConnection:
         self._decide(ServerInput.SECURED)
         self._buffer, self._at = b"", 0
         self._skipping = False
+        self.logged_in = False
+
+    def challenged(self) -> None:
+        """334 is being sent: the next line answers it."""
+        self._decide(ServerInput.CHALLENGE)
+
+    def login_decided(self, *, good: bool) -> None:
+        """AUTH is answered; a `good` one lets the client send mail."""
+        self._decide(ServerInput.LOGIN_DECIDED)
+        if good:
+            self.logged_in = True
+            self.login_required = False
 
     def _refuse(self, answer: Reply, *, close: bool = False) -> Refused:
         if close:
@@ -405,7 +461,18 @@ class ServerConnection:
         self.state = after
 
 
-_PAUSED = frozenset({ServerState.DATA, ServerState.CHUNK_ASKED, ServerState.FINAL, ServerState.TLS, ServerState.CLOSED})
+_PAUSED = frozenset(
+    {
+        ServerState.DATA,
+        ServerState.CHUNK_ASKED,
+        ServerState.FINAL,
+        ServerState.TLS,
+        ServerState.LOGIN,
+        ServerState.CHALLENGED,
+        ServerState.CLOSED,
+    }
+)
+"""States in which no command is understood."""
 _NO_CHUNKS = ChunkReader(binary=True)
 
 

@@ -140,6 +140,11 @@ class ScriptedBackend:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def close_all(self) -> None:
+        """Close every connection in good manners."""
+        for writer in list(self._writers):
+            writer.close()
+
     async def stop(self) -> None:
         self.released.set()
         if self._server is not None:

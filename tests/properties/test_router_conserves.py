@@ -174,6 +174,9 @@ class World:
 
     # The session.
 
+    def signed(self, answer: Reply) -> bytes:
+        return answer.raw
+
     def data_decided(self, accepted: bool) -> None:
         assert self.decided is None
         self.decided = accepted
