@@ -33,6 +33,7 @@ class Figures:
         "cyrusext_lmtp_refused_total": "Clients that were not served, by reason.",
         "cyrusext_lmtp_logins_total": "Logins of clients, by what came of them.",
         "cyrusext_lmtp_transactions_total": "Transactions in which a recipient had its last word.",
+        "cyrusext_lmtp_express_total": "Transactions that were passed on without being taken apart.",
         "cyrusext_lmtp_recipients_total": "Recipients by backend and by what became of them.",
         "cyrusext_lmtp_rejects_total": "Recipients not delivered, by code and enhanced status code.",
         "cyrusext_lmtp_received_bytes_total": "Octets of messages taken from clients.",
@@ -105,6 +106,7 @@ class Figures:
             "refused": tally.refused,
             "logins": tally.logins,
             "transactions": tally.transactions,
+            "express": tally.express,
             "recipients": recipients,
             "received_bytes": tally.received_bytes,
             "backends": {
@@ -164,6 +166,7 @@ class Figures:
             "cyrusext_lmtp_refused_total": _floats(tally.refused),
             "cyrusext_lmtp_logins_total": _floats(tally.logins),
             "cyrusext_lmtp_transactions_total": tally.transactions,
+            "cyrusext_lmtp_express_total": tally.express,
             "cyrusext_lmtp_recipients_total": recipients,
             "cyrusext_lmtp_rejects_total": _floats(tally.rejects),
             "cyrusext_lmtp_received_bytes_total": tally.received_bytes,

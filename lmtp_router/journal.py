@@ -78,6 +78,7 @@ class Journal:
 
     def passed(self, session: str, mail_from: bytes, parts: Sequence[Passed], size: int) -> None:
         """Tell of a transaction that is over, in which every recipient got the message of `size` octets."""
+        self.tally.express += 1
         if self._log.writes_info and self._disclosure is not Disclosure.FULL:
             self.note(session, mail_from, [done for part in parts for done in _each(part, size)])
             return

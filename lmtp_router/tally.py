@@ -63,6 +63,8 @@ class Tally(msgspec.Struct):
     logins: dict[str, int] = {}
     """AUTH of clients, by what came of it: good, refused, unavailable."""
     transactions: int = 0
+    express: int = 0
+    """Those of them that went the short way to their end."""
     recipients: dict[str, dict[str, int]] = {}
     """By server ("" where none was asked) and verdict."""
     rejects: dict[str, int] = {}
@@ -85,6 +87,7 @@ class Tally(msgspec.Struct):
         """Count what `other` has counted."""
         self.sessions += other.sessions
         self.transactions += other.transactions
+        self.express += other.express
         self.received_bytes += other.received_bytes
         for name in ("refused", "logins", "rejects", "delivered_bytes", "connects", "failures"):
             _add(getattr(self, name), getattr(other, name))
