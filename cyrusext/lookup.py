@@ -43,8 +43,8 @@ class Answer(NamedTuple):
     """`mailbox` is the internal name asked for.
 
     `server` and `partition` are set when it was FOUND, and for a "no" that bounces mail also when it was deleted
-    lately: where it was.  `reason` says why it was not found, for the log and for a peer (no paths).  ``unsettled``:
-    TEMPORARY because of the record itself (reserved, held or suspect: 451 4.2.1), not because the list can not be
+    lately and its backend may still have it: where it was.  `reason` says why it was not found, for the log and for a
+    peer (no paths).  ``unsettled``: TEMPORARY because of the record itself (reserved, held or suspect: 451 4.2.1), not because the list can not be
     trusted now (451 4.4.3).
     """
 
@@ -163,7 +163,7 @@ class Lookup:
             return Answer(Verdict.TEMPORARY, name, reason="mailbox list is still empty")
         # A RENAME that was cut off after its DELETE leaves the mailbox where it was: ask there before mail is bounced.
         last = index.last_place(name) if bounces and deleted_at is not None else None
-        if last is not None:
+        if last is not None and deleted_at is not None and not index.was_put_aside(name, deleted_at):
             return Answer(Verdict.ABSENT, name, last.server, last.partition, reason="mailbox was deleted")
         return Answer(Verdict.ABSENT, name, reason="no such mailbox")
 

@@ -101,7 +101,7 @@ class Probe:
         self._config = config
         self._settings = settings_of(config)._replace(logins=None)
         self._lookup = Lookup(config.node.state_dir, config.names.rules(), no_max_age_s=config.lookup.no_max_age_s)
-        self._routing = Routing(self._lookup, config.backends)
+        self._routing = Routing(self._lookup, config.backends, asks_deleted=config.lmtp.deleted_mailbox == "ask")
         deadlines = self._settings.deadlines
         self._patience_s = 2 * (deadlines.connect + deadlines.greeting + deadlines.envelope) + SPARE_S
         self._place = tempfile.TemporaryDirectory(prefix="cyrusext-check-")

@@ -45,8 +45,10 @@ class Route(NamedTuple):
 class Routing:
     """Asks the lookup and the configured backends."""
 
-    def __init__(self, lookup: Locator, backends: Backends) -> None:
+    def __init__(self, lookup: Locator, backends: Backends, *, asks_deleted: bool = True) -> None:
+        """`asks_deleted`: a backend is asked about mailboxes that it had and that were deleted lately."""
         self._lookup = lookup
+        self._asks_deleted = asks_deleted
         self._backends = backends
         self._known: dict[str, Route | Reply] = {}
         """What was said of a server; the backends are those of one configuration."""
@@ -61,6 +63,8 @@ class Routing:
         if answer.server:
             route = self._known.get(answer.server) or self._to(answer.server)
             buried = answer.verdict is Verdict.ABSENT
+            if buried and not self._asks_deleted:
+                return NOT_NOW
             return route._replace(buried=True) if buried and isinstance(route, Route) else route
         if answer.verdict is Verdict.ABSENT:
             return UNKNOWN_USER
@@ -96,7 +100,7 @@ class Retraced(Routing):
     """The routes of recipients that are on their way already, in RCPT order; after them, `routing`'s."""
 
     def __init__(self, routing: Routing, routes: Iterable[Route]) -> None:
-        super().__init__(routing._lookup, routing._backends)
+        super().__init__(routing._lookup, routing._backends, asks_deleted=routing._asks_deleted)
         self._routes = deque(routes)
 
     def route(self, recipient: Rcpt) -> Route | Reply:

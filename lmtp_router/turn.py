@@ -107,6 +107,8 @@ class Outlet:
             return
         size = self._size
         self._pieces, self._size = [], 0
+        if self.transport.is_closing():
+            return  # it was lost meanwhile, and will say so
         if len(pieces) == 1:
             self.transport.write(pieces[0])
         elif size <= JOINED:
@@ -116,7 +118,8 @@ class Outlet:
 
     def write_eof(self) -> None:
         self.flush()
-        self.transport.write_eof()
+        if not self.transport.is_closing():
+            self.transport.write_eof()
 
     def close(self) -> None:
         self.flush()
@@ -136,7 +139,8 @@ class Outlet:
         self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        self.transport.resume_reading()
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def get_extra_info(self, name: str) -> Any:
         return self.transport.get_extra_info(name)

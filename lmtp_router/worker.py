@@ -112,7 +112,8 @@ def work(
         loop = asyncio.get_running_loop()
         try:
             reporter = Reporter(tell)
-            frontend = reporter.frontend = Frontend(settings, Routing(lookup, config.backends), sockets, doors)
+            routing = Routing(lookup, config.backends, asks_deleted=config.lmtp.deleted_mailbox == "ask")
+            frontend = reporter.frontend = Frontend(settings, routing, sockets, doors)
             lifecycle = Lifecycle([reporter, frontend], stop_timeout_s=DRAIN_S + 5)
 
             def orphaned() -> None:

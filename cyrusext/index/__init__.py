@@ -11,6 +11,7 @@ anyone is `fresh`'s to say (DESIGN rule 1, which cyrusext.lookup applies).
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,13 +21,17 @@ from cyrusext.errors import CyrusExtError, IndexCorrupt, IndexUnavailable, Index
 from cyrusext.index import _cyx
 from cyrusext.index._lookup import Lookups, encoded
 from cyrusext.index.diagnosis import explained
-from cyrusext.model import Flag, Location, MailboxRecord, ServerPartition, State, check_name
+from cyrusext.model import MAX_NAME, Flag, Location, MailboxRecord, ServerPartition, State, check_name
 from cyrusext.names import NameRules, mailbox_of_address
 
 __all__ = ["Event", "Index", "Location", "read_chunk"]
 
 CHUNK_MAX = 1000
 """Records that one step of a walk copies out of the store."""
+
+ASIDE_US = 60_000_000
+"""How long after its DELETE the rest of a deletion may be told, in microseconds."""
+_STAMP = re.compile(rb"[0-9A-F]{8}")
 
 _ERRORS: dict[int, type[CyrusExtError]] = {0: IndexUnavailable, -1: InvalidName, -4: IndexCorrupt, -5: IndexVersion}
 """Codes of cyrusext.h (CYX_EINVAL, CYX_ECORRUPT, CYX_EVERSION)."""
@@ -104,6 +109,25 @@ class Index(Lookups):
         if record is None or record.state is not State.DELETED or not record.server:
             return None
         return ServerPartition(record.server, record.partition)
+
+    def was_put_aside(self, name: str | bytes, deleted_at: int) -> bool:
+        """True if the deletion of a mailbox at that time (Unix time in microseconds) came to its end at its backend.
+
+        With ``delete_mode: delayed`` Cyrus renames it to ``DELETED.user.alice.`` and the time in hexadecimal digits, and
+        says so after the DELETE: what says so within a minute ended what that DELETE began.
+        """
+        domain, mark, local = encoded(name).rpartition(b"!")
+        prefix = domain + mark + b"DELETED." + local + b"."
+        if len(prefix) + 8 > MAX_NAME:
+            return False
+        # Its digits are the backend's clock, and what is older need not be read.
+        after = prefix + b"%08X" % max(0, deleted_at // 1_000_000 - 86_400)
+        return any(
+            0 <= record.changed_at - deleted_at <= ASIDE_US
+            and record.state is State.ACTIVE
+            and _STAMP.fullmatch(record.name, len(prefix))
+            for record in read_chunk(self._reader, prefix, "", after, CHUNK_MAX)
+        )
 
     def acl(self, name: str | bytes) -> bytes | None:
         """The ACL of a mailbox as Cyrus has it (b"" where it has none); None where there is no such mailbox."""

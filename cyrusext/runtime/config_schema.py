@@ -292,6 +292,14 @@ class LmtpSection(Section, frozen=True):
     bare_newline: Annotated[
         Literal["reject", "replace"], Meta(description="What to do with a bare LF or CR in a body; never passed on.")
     ] = "reject"
+    deleted_mailbox: Annotated[
+        Literal["ask", "defer"],
+        Meta(
+            description="What to do with mail to a mailbox that was deleted within the last hour, where nothing shows that"
+            ' its backend has ended the deletion: "ask" that backend, or "defer" the mail, which backends with'
+            " `autocreate_post: yes` need, for they would create the mailbox anew."
+        ),
+    ] = "ask"
     max_hops: Annotated[
         int,
         Meta(

@@ -1,11 +1,12 @@
-"""A real Dovecot as an LMTP proxy, 2.3 or 2.4: each user's backend stands in a file.
+"""A real Dovecot, 2.3 or 2.4: as an LMTP proxy whose backends stand in a file, and as a store that takes mail by LMTP.
 
-Rule: it runs as it costs least for proxying: one lmtp process for all clients (by default each has its own), the
+Rule: the proxy runs as it costs least for proxying: one lmtp process for all clients (by default each has its own), the
 answers about users kept in memory.  Trap: a user name that is rewritten makes it send ORCPT, which Cyrus refuses.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,13 +46,80 @@ HEAD = {"2.3": "", "2.4": "dovecot_config_version = 2.4.0\ndovecot_storage_versi
 LISTEN = {"2.3": "address", "2.4": "listen"}
 
 
-class DovecotProxy(Server):
+STORE = """\
+protocols = lmtp
+listen = {address}
+base_dir = {state}/run
+state_dir = {state}/run
+log_path = {state}/log
+ssl = no
+mail_save_crlf = yes
+login_trusted_networks = 127.0.0.0/8
+service lmtp {{
+  inet_listener lmtp {{
+    {listen} = {address}
+    port = {port}
+  }}
+}}
+"""
+STORE_USERS = {
+    "2.3": "mail_location = maildir:~/mail\nuserdb {{\n  driver = passwd-file\n  args = {users}\n}}\n",
+    "2.4": "mail_driver = maildir\nmail_path = ~/mail\nuserdb passwd-file {{\n  passwd_file_path = {users}\n}}\n",
+}
+OWNER = 883
+"""Who has the mail: Dovecot's own user in each root."""
+
+
+class Dovecot(Server):
+    """What both have in common."""
+
+    def __init__(self, name: str, address: str, state: Path, root: Root) -> None:
+        super().__init__(name, address, state, root)
+        self.version = package_version(root, "dovecot-core").partition(":")[2]
+
+    def command(self) -> Sequence[str | Path]:
+        return ["dovecot", "-F", "-c", self.state / "dovecot.conf"]
+
+    def ready(self) -> bool:
+        return accepts(self.address, LMTP_PORT)
+
+    def is_error(self, line: str) -> bool:
+        return re.search(r"\b(Error|Fatal|Panic): ", line) is not None
+
+
+class DovecotStore(Dovecot):
+    """One Dovecot that keeps mail in maildirs; the networks of this machine may tell it who sends (XCLIENT)."""
+
+    def configure(self) -> None:
+        (self.state / "users").touch()
+        branch = self.version[:3]
+        text = HEAD[branch] + STORE.format(
+            address=self.address, state=self.state, port=LMTP_PORT, listen=LISTEN[branch]
+        )
+        (self.state / "dovecot.conf").write_text(text + STORE_USERS[branch].format(users=self.state / "users"))
+
+    def create(self, address: str) -> None:
+        """Make a user, whose name is the whole address."""
+        home = self.state / "mail" / address
+        home.mkdir(parents=True)
+        for place in (home, home.parent):
+            os.chown(place, OWNER, OWNER)
+        with (self.state / "users").open("a") as users:
+            users.write(f"{address}::{OWNER}:{OWNER}::{home}::\n")
+
+    def inbox(self, address: str) -> list[bytes]:
+        """Every message of a user, oldest first."""
+        folders = [self.state / "mail" / address / "mail" / name for name in ("new", "cur")]
+        files = [file for folder in folders if folder.is_dir() for file in folder.iterdir()]
+        return [file.read_bytes() for file in sorted(files, key=lambda file: file.name)]
+
+
+class DovecotProxy(Dovecot):
     """One Dovecot; `backends` says where each user's mail goes, ``address:port``."""
 
     def __init__(self, address: str, state: Path, root: Root, backends: Mapping[str, str]) -> None:
         super().__init__("dovecot", address, state, root)
         self._backends = dict(backends)
-        self.version = package_version(root, "dovecot-core").partition(":")[2]
 
     def configure(self) -> None:
         users = self.state / "users"
@@ -65,12 +133,3 @@ class DovecotProxy(Server):
             address=self.address, state=self.state, port=LMTP_PORT, listen=LISTEN[branch]
         )
         (self.state / "dovecot.conf").write_text(text + PASSDB[branch].format(users=users))
-
-    def command(self) -> Sequence[str | Path]:
-        return ["dovecot", "-F", "-c", self.state / "dovecot.conf"]
-
-    def ready(self) -> bool:
-        return accepts(self.address, LMTP_PORT)
-
-    def is_error(self, line: str) -> bool:
-        return re.search(r"\b(Error|Fatal|Panic): ", line) is not None

@@ -7,6 +7,7 @@ expected: `stop` raises ServerTrouble otherwise.  Only processes of its own sand
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import signal
 import subprocess
@@ -229,9 +230,10 @@ class Server:
         """Return what is wrong in the log since the last look, and cores."""
         self._checked, since = self.mark(), self._checked
         harmless = [*self.NOISE, *self._expected]
+        lines = self.log_lines(since)
         found = [
-            line
-            for line in self.log_lines(since)
+            "\n    ".join([line, *_trace_below(lines, number)])
+            for number, line in enumerate(lines)
             if (self.is_error(line) or any(re.search(pattern, line) for pattern in self.FATAL))
             and not any(re.search(pattern, line) for pattern in harmless)
         ]
@@ -275,6 +277,14 @@ def stop_all(*groups: Sequence[Server]) -> None:
                 trouble.append(str(error))
     if trouble:
         raise ServerTrouble("\n".join(trouble))
+
+
+def _trace_below(lines: list[str], number: int) -> list[str]:
+    """Return what belongs to the traceback that begins in this line, if one does: up to its first line without indent."""
+    if not lines[number].startswith("Traceback "):
+        return []
+    below = list(itertools.takewhile(lambda line: line.startswith(" "), lines[number + 1 :]))
+    return [*below, *lines[number + 1 + len(below) :][:1]]
 
 
 def _is_core(path: Path) -> bool:

@@ -100,6 +100,18 @@ def test_routes() -> None:
     assert Routing(elsewhere, backends).route(Rcpt(b"<u>")) == Route("be9.example.org", "be9.example.org", 24)
 
 
+def test_who_is_deleted_is_asked_about_or_deferred() -> None:
+    deleted = Table(Answer(Verdict.ABSENT, server="be1", reason="mailbox was deleted"))
+    backends = Backends({"be1": Backend("be1", host="10.0.0.1", lmtp=2003)})
+    rcpt = Rcpt(b"<u@example.org>")
+    assert Routing(deleted, backends).route(rcpt) == Route("be1", "10.0.0.1", 2003, buried=True)
+    route = Routing(deleted, backends, asks_deleted=False).route(rcpt)
+    assert isinstance(route, Reply)
+    assert route.raw.startswith(b"451 4.4.3")
+    found = Table(Answer(Verdict.FOUND, server="be1"))
+    assert Routing(found, backends, asks_deleted=False).route(rcpt) == Route("be1", "10.0.0.1", 2003)
+
+
 def test_a_patient_reply_waits_for_the_next_but_not_for_ever() -> None:
     replies = Replies()
     replies.add(b"mail\r\n", patient=True)

@@ -108,6 +108,47 @@ def test_where_a_deleted_mailbox_was_is_told_to_who_would_bounce_its_mail(store:
     assert lookup.recipient(b"nobody@example.org").server == ""
 
 
+GONE_US = int((time.time() - RECENTLY_DELETED_S - 10) * 1e6)
+STAMP = b"%08X" % (GONE_US // 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("copy", "state", "after_s", "asked"),
+    [
+        (b"DELETED.user.alice." + STAMP, State.ACTIVE, 0.001, False),
+        (b"DELETED.user.alice." + STAMP, State.RESERVED, 0.001, True),
+        (b"DELETED.user.alice." + STAMP, State.DELETED, 0.001, True),
+        (b"DELETED.user.alice." + STAMP, State.ACTIVE, -1, True),
+        (b"DELETED.user.alice." + STAMP, State.ACTIVE, 61, True),
+        (b"DELETED.user.alice.Sent." + STAMP, State.ACTIVE, 0.001, True),
+        (b"DELETED.user.alice." + STAMP + b".Sent", State.ACTIVE, 0.001, True),
+        (b"DELETED.user.bob." + STAMP, State.ACTIVE, 0.001, True),
+    ],
+    ids=["put aside", "half", "expunged", "of before", "of later", "a folder", "below", "another's"],
+)
+def test_a_deletion_that_its_backend_ended_is_asked_about_no_more(
+    store: Store, lookup: Lookup, copy: bytes, state: State, after_s: float, asked: bool
+) -> None:
+    """Cyrus names a deleted mailbox DELETED...: what follows its DELETE is then known to have been done."""
+    put(store, b"user.alice", State.DELETED, at=GONE_US)
+    put(store, copy, state, at=GONE_US + int(after_s * 1e6))
+    answer = lookup.recipient(b"alice@example.org")
+    assert answer.verdict is Verdict.ABSENT
+    assert answer.server == ("be1" if asked else "")
+
+
+def test_a_deletion_in_a_domain_and_one_with_the_longest_name(store: Store, tmp_path: Path) -> None:
+    lookup = Lookup(tmp_path / "state", NameRules(virtdomains=True), no_max_age_s=60)
+    put(store, b"example.org!user.alice", State.DELETED, at=GONE_US)
+    assert lookup.recipient(b"alice@example.org").server == "be1"
+    put(store, b"example.org!DELETED.user.alice." + STAMP, at=GONE_US)
+    assert lookup.recipient(b"alice@example.org").server == ""
+    longest = b"user." + b"a" * 485
+    put(store, longest, State.DELETED, at=GONE_US)
+    assert lookup.mailbox(longest, bounces=True).server == "be1"
+    lookup.close()
+
+
 def test_no_index_is_temporary_until_there_is_one(tmp_path: Path) -> None:
     lookup = Lookup(tmp_path / "state", NameRules())
     answer = lookup.recipient(b"alice@example.org")
