@@ -72,10 +72,12 @@ ROUTER = [
         "body",
         "channel",
         "delivery",
+        "express",
         "journal",
         "link",
         "protocol.codec",
-        "protocol.connection",
+        "protocol.client",
+        "protocol.server",
         "protocol.lines",
         "protocol.types",
         "recipient",
@@ -173,6 +175,7 @@ def extensions() -> list[Extension]:
                 Extension(source.removesuffix(".pyx").replace("/", "."), [source], extra_compile_args=CFLAGS)
                 for source in (
                     "lmtp_router/_lines.pyx",
+                    "lmtp_router/protocol/_envelope.pyx",
                     "lmtp_router/protocol/_plain.pyx",
                     "lmtp_router/protocol/_scan.pyx",
                     "lmtp_router/protocol/_stuff.pyx",

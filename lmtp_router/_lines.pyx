@@ -115,12 +115,8 @@ cdef int put_now(Text text) except -1:
         parts.tm_hour, parts.tm_min, parts.tm_sec, <int>(now.tv_nsec // 1000000)))
 
 
-def recipient_lines(str event, str session, bytes mail_from, done):
-    """The lines of `done` (recipient, final, size, at) with every address in them."""
-    cdef Text text = Text(), head = Text()
-    cdef bytes server, words
-    cdef double at, asked, linked, opened, ended
-    cdef long long size
+cdef int put_head(Text head, str event, str session, bytes mail_from) except -1:
+    """The beginning of each line."""
     head.put(b"ts=", 3)
     put_now(head)
     head.put(b" level=info event=", 18)
@@ -130,6 +126,16 @@ def recipient_lines(str event, str session, bytes mail_from, done):
     head.put(b" from=", 6)
     head.put_value(mail_from)
     head.put(b" to=", 4)
+    return 0
+
+
+def recipient_lines(str event, str session, bytes mail_from, done):
+    """The lines of `done` (recipient, final, size, at) with every address in them."""
+    cdef Text text = Text(), head = Text()
+    cdef bytes server, words
+    cdef double at, asked, linked, opened, ended
+    cdef long long size
+    put_head(head, event, session, mail_from)
     for recipient, final, size, at in done:
         text.put(head.start, head.size)
         text.put_value(recipient.rcpt.path)
@@ -154,6 +160,40 @@ def recipient_lines(str event, str session, bytes mail_from, done):
                 if size and at:
                     text.put_ms(b" final_ms=", 10, at - ended)
         text.put(b"\n", 1)
+    return PyBytes_FromStringAndSize(text.start, <Py_ssize_t>text.size)
+
+
+def passed_lines(str event, str session, bytes mail_from, parts, long long size):
+    """The lines of `parts` (server, paths, replies, asked, opened, ended, at), as `recipient_lines` has them."""
+    cdef Text text = Text(), head = Text(), tail = Text()
+    cdef bytes raw, before, path
+    cdef double asked, opened, ended, at
+    put_head(head, event, session, mail_from)
+    for server, paths, replies, asked, opened, ended, at in parts:
+        before = None
+        for path, raw in zip(paths, replies):
+            if raw is not before:
+                before = raw
+                tail.size = 0
+                tail.put(b" backend=", 9)
+                tail.put_value((<str>server).encode("utf-8", "backslashreplace"))
+                tail.put(b" size=", 6)
+                tail.put_number(size)
+                tail.put(b" reply=", 7)
+                tail.put_value(raw[:-2])
+                tail.put_ms(b" took_ms=", 9, at - asked)
+                if asked:
+                    tail.put_ms(b" connect_ms=", 12, 0.0)
+                if opened:
+                    tail.put_ms(b" envelope_ms=", 13, opened - asked)
+                if ended:
+                    tail.put_ms(b" data_ms=", 9, ended - opened)
+                    if size and at:
+                        tail.put_ms(b" final_ms=", 10, at - ended)
+                tail.put(b"\n", 1)
+            text.put(head.start, head.size)
+            text.put_value(path)
+            text.put(tail.start, tail.size)
     return PyBytes_FromStringAndSize(text.start, <Py_ssize_t>text.size)
 
 

@@ -100,7 +100,7 @@ class Arrivals:
 
     def _receive(self, sock: socket.socket, peer: Any, door: Door) -> None:
         reason, settings = "", self._lobby.settings
-        if not (settings.believes(peer) if door.proxied else settings.admits(peer)):
+        if not (settings.believes(peer) if door.proxied else settings.admits(peer) or settings.hears_strangers):
             reason = "not trusted"
         elif not self._lobby.has_room(self._count):
             reason = "crowded"

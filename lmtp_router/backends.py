@@ -17,8 +17,9 @@ from cyrusext.runtime import logging
 from lmtp_router.breaker import Breaker
 from lmtp_router.interfaces import LinkUser
 from lmtp_router.link import BackendLink, LinkSettings
-from lmtp_router.protocol.connection import ClientConnection, offered
+from lmtp_router.protocol.client import ClientConnection
 from lmtp_router.protocol.handshake import Tls
+from lmtp_router.protocol.server import offered
 from lmtp_router.protocol.types import reply
 from lmtp_router.routing import Route
 from lmtp_router.tally import PoolState
@@ -94,6 +95,16 @@ class BackendPool:
             return
         self._waiting.append(delivery)
         self._pump()
+
+    def borrow(self) -> BackendLink | None:
+        """Take a kept connection on which a whole transaction can be said at once; None where there is none."""
+        if self._waiting or not self._idle or not self._idle[-1].lendable:
+            return None
+        return self._idle.pop()
+
+    def put_back(self, link: BackendLink) -> None:
+        """Keep `link` for the delivery that asks next, which has to have it."""
+        self._idle.append(link)
 
     def withdraw(self, delivery: LinkUser) -> None:
         """`delivery` waits no longer."""

@@ -10,28 +10,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping
 from types import MappingProxyType
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from cyrusext.runtime import logging
+from cyrusext.wire.sasl import Secret
 from lmtp_router.doors import Door
 from lmtp_router.journal import Journal
-from lmtp_router.protocol.connection import ServerConnection
 from lmtp_router.protocol.identity import XCLIENT, XFORWARD, Origin, iter_known
 from lmtp_router.protocol.parameters import SMTPUTF8
 from lmtp_router.protocol.proxy import Endpoint, plain
 from lmtp_router.protocol.received import build_received, with_protocol
-from lmtp_router.protocol.types import Mail, Xclient, Xforward, reply
-from lmtp_router.results import Replies
-from lmtp_router.settings import Settings
+from lmtp_router.protocol.server import ServerConnection
+from lmtp_router.protocol.types import Auth, AuthResponse, Mail, OwnReply, Reply, Xclient, Xforward, reply
+from lmtp_router.results import Replies, Slot
+from lmtp_router.settings import Settings, is_local
 from lmtp_router.turn import Outlet, Turn
+
+if TYPE_CHECKING:
+    # Loaded only where clients log in.
+    from lmtp_router.logins import LoginDesk
 
 CLOSE_S = 2.0
 """How long a client may take to say good-bye under TLS."""
+LOGIN_S = 60.0
+"""How long a client that has to log in before it may send mail may take for that."""
 
 NOTHING_CLAIMED: Mapping[str, str] = MappingProxyType({})
 _XCLIENT, _XFORWARD = f"XCLIENT {' '.join(XCLIENT)}", f"XFORWARD {' '.join(XFORWARD)}"
 
 OK = reply(250, "2.0.0 OK")
+CHALLENGE = b"334 \r\n"
+"""PLAIN begins with what the client says, so there is nothing in it (RFC 4954 section 4)."""
 BEGIN_TLS = reply(220, "2.0.0 Ready to start TLS")
 PIPELINED = reply(501, "5.5.4 Nothing may follow STARTTLS before its reply, closing connection")
 
@@ -55,6 +64,9 @@ class Reception(Protocol):
 
     @property
     def turn(self) -> Turn: ...
+
+    @property
+    def logins(self) -> LoginDesk | None: ...
 
     def next_id(self) -> str: ...
 
@@ -90,6 +102,13 @@ class Channel:
         self._source = source
         self._believed = False
         """Its word on others counts."""
+        self._private = False
+        """It is on this machine: a password crosses no network."""
+        self._login = ""
+        """Whom it has logged in as."""
+        self._failed_logins = 0
+        self._login_by = 0.0
+        """When it must have logged in; 0: it need not."""
         self._helo = b""
         self._extended = True
         """It did not say HELO."""
@@ -98,6 +117,8 @@ class Channel:
         """By XCLIENT: of the session."""
         self._forwarded: Mapping[str, str] = NOTHING_CLAIMED
         """By XFORWARD: of the next transaction."""
+        self._first = b""
+        """What was already written in front of the message that is said again."""
         if settings.tls is not None:
             self._offer()
 
@@ -108,22 +129,37 @@ class Channel:
     def _offer(self) -> None:
         """Say in the reply to LHLO what this client may use now."""
         offers = ["STARTTLS"] if self._settings.tls is not None and not self._secure else []
+        if self._settings.logins is not None and (self._secure or self._private):
+            offers.append("AUTH PLAIN")
         if self._believed:
             offers += [_XCLIENT, _XFORWARD]
         self._connection.offers = tuple(offers)
 
     def _admit(self, peer: object) -> bool:
-        """True if the client at the other end may deliver; says what it may use."""
+        """True if the client at the other end may deliver, or may log in for that; says what it may use."""
         settings = self._settings
+        self._private = self._source is None and is_local(peer)
         if self._source is not None:
             # Its loopback is not ours: only networks count.
             admitted = self._believed = settings.believes(self._source)
         else:
             admitted = settings.admits(peer)
             self._believed = admitted and settings.believes(peer)
-        if self._believed:
+        if self._believed or settings.logins is not None:
             self._offer()
+        if not admitted and settings.hears_strangers:
+            self._login_by = self._reception.now() + LOGIN_S
+            self._connection.login_required = admitted = True
         return admitted
+
+    @property
+    def is_stranger(self) -> bool:
+        """True while it has to log in before it may send mail."""
+        return self._login_by > 0.0
+
+    def signed(self, answer: Reply) -> bytes:
+        """Return `answer` as it is sent: if it is a failure in our own words, with the session that the log names."""
+        return answer.signed(self._id.encode("ascii")) if isinstance(answer, OwnReply) else answer.raw
 
     @property
     def origin(self) -> Origin:
@@ -142,7 +178,40 @@ class Channel:
             protocol=("ESMTP" if self._extended else "SMTP") if self._door.smtp else "LMTP",
             helo=self._helo.decode("utf-8", "backslashreplace"),
             ident=self._id,
+            login=self._login,
         )
+
+    def _obey_auth(self, command: Auth | AuthResponse) -> None:
+        """A login: ask for what proves it, or have that looked at; meanwhile nothing is taken from the client."""
+        message = command.initial if isinstance(command, Auth) else command.data
+        if message is None:
+            self._connection.challenged()
+            self._replies.add(CHALLENGE)
+        else:
+            self._reception.run(self._log_in(message, self._replies.reserve()))
+
+    async def _log_in(self, message: Secret, slot: Slot) -> None:
+        desk, transport = self._reception.logins, self._transport
+        assert desk is not None
+        peer = self._source or (transport.get_extra_info("peername") if transport is not None else None)
+        checked = await desk.check(
+            message,
+            session=self._id,
+            peer=f"{plain(peer[0])}:{peer[1]}" if peer else "unix",
+            secure=self._secure,
+            failed=self._failed_logins,
+        )
+        if self._transport is None:
+            return
+        self._connection.login_decided(good=bool(checked.user))
+        self._replies.fill(slot, self.signed(checked.reply))
+        if checked.user:
+            self._login, self._login_by, self._origin = checked.user, 0.0, None
+            self._logged_in()
+        else:
+            self._failed_logins += 1
+            self._closing = self._closing or checked.reply.code == 421
+        self.flush()
 
     def _obey_xclient(self, command: Xclient) -> None:
         """Begin anew, with the client that the peer speaks for."""
@@ -166,6 +235,35 @@ class Channel:
             login=bool(self.origin.login),
         )
         return build_received(self.origin, self._settings.hostname, protocol, self._id) + self._reception.date()
+
+    # For what goes the short way (express.py).
+
+    @property
+    def max_size(self) -> int:
+        return self._settings.limits.max_size
+
+    @property
+    def replace_bare_newlines(self) -> bool:
+        return self._settings.replace_bare_newlines
+
+    def would_take(self, mail: Mail, recipients: int) -> bool:
+        """Would MAIL and so many RCPTs be taken now?"""
+        return self._connection.would_take(mail, recipients)
+
+    def first_octets(self, mail: Mail) -> bytes:
+        """What stands in front of the message, or nothing."""
+        self._first = self._received(mail) if self._settings.received else b""
+        return self._first
+
+    def tell(self, octets: bytes) -> None:
+        """Write to the client."""
+        if self._transport is not None:
+            self._transport.write(octets)
+
+    def expect(self, octets: bytes) -> None:
+        """The client has heard this already."""
+        if self._transport is not None:
+            self._transport.expect(octets)
 
     def _forget_forwarded(self) -> None:
         """The transaction is over: the next one has its own XFORWARD."""
@@ -204,6 +302,7 @@ class Channel:
             secured.transport.abort()
             return
         self._securing, self._secure = None, True
+        self._login, self._origin = "", None
         self._transport = Outlet(secured.transport, self._reception.turn)
         self._offer()
         log.debug("lmtp.tls", session=self._id, peer=peer, cipher=secured.cipher)
@@ -212,6 +311,18 @@ class Channel:
     def _tls_began(self) -> None:
         """TLS is there: the client begins anew."""
         raise NotImplementedError
+
+    def _logged_in(self) -> None:
+        """The client has logged in."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Go on, and write the replies that are ready."""
+        raise NotImplementedError
+
+    def eof_received(self) -> bool:
+        """The client sends no more: nothing more is said to it.  uvloop's TLS takes this for granted."""
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, or TLS did not begin on it."""

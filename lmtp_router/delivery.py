@@ -38,6 +38,7 @@ class Delivery:
         "_dispatch",
         "_link",
         "_mail",
+        "_mail_due",
         "_owner",
         "_recipients",
         "_replayed",
@@ -70,6 +71,8 @@ class Delivery:
         self._recipients: list[Recipient] = []
         self._accepted: list[Recipient] = []
         """Accepted on the present link, in the order in which it will answer for them."""
+        self._mail_due = False
+        """The present link has not answered MAIL."""
         self._awaited = 0
         """RCPTs that the present link has not answered."""
         self._wants_data = False
@@ -130,6 +133,7 @@ class Delivery:
             self._settle_open(LACKS)
             return
         link.mail(self._mail)
+        self._mail_due = True
         for recipient in self._recipients:
             if recipient.open and recipient.delivery is self:
                 self._send_rcpt(recipient)
@@ -172,8 +176,13 @@ class Delivery:
         self._wait_envelope()
 
     def _wait_envelope(self) -> None:
-        owed = self._link is not None and self._link.outstanding
-        self.deadline = self._clock() + self._deadlines.envelope if owed else math.inf
+        """Begin the deadline of the reply that comes next."""
+        if self._link is None or not self._link.outstanding:
+            self.deadline = math.inf
+            return
+        timeouts = self._deadlines
+        wait_s = timeouts.mail if self._mail_due else timeouts.rcpt if self._awaited else timeouts.go_ahead
+        self.deadline = self._clock() + wait_s
 
     def answered(self, sent: Sent, context: object, answer: Reply) -> None:
         """The backend answered a command of this transaction."""
@@ -183,6 +192,7 @@ class Delivery:
             # The backend is closing: its own words would make our client close too.
             self._drop(LOST)
         elif sent is Sent.MAIL:
+            self._mail_due = False
             if answer.failure:
                 self._settle_open(answer)
                 if self.phase is Phase.ENVELOPE:

@@ -15,12 +15,13 @@ import os
 import socket
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from cyrusext.runtime import logging
 from lmtp_router.arrivals import Arrivals
 from lmtp_router.backends import BackendPools
 from lmtp_router.doors import OPEN, Door
+from lmtp_router.express import Express
 from lmtp_router.journal import Journal
 from lmtp_router.link import LinkSettings
 from lmtp_router.protocol.proxy import Endpoint
@@ -29,11 +30,17 @@ from lmtp_router.results import Replies
 from lmtp_router.routing import Routing
 from lmtp_router.session import Session
 from lmtp_router.settings import Settings
+from lmtp_router.tally import Tally
 from lmtp_router.transaction import Transaction
 from lmtp_router.turn import Turn
 
+if TYPE_CHECKING:
+    from lmtp_router.logins import LoginDesk
+
 MAX_SESSIONS = 20_000
 """Clients of one worker at a time."""
+MAX_STRANGERS = 1000
+"""Those of them that have to log in before they may send mail, and have not."""
 DRAIN_S = 25.0
 """How long transactions may go on after SIGTERM."""
 
@@ -55,6 +62,8 @@ class Frontend:
         """Serve at `sockets`; `doors` says by file descriptor which of them are not `OPEN`."""
         self.settings = settings
         self.sessions: set[Session] = set()
+        self.strangers: set[Session] = set()
+        """Those that have to log in before they may send mail, and have not."""
         self.orphans: set[Transaction] = set()
         self.draining = False
         self._retired = False
@@ -67,6 +76,7 @@ class Frontend:
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self.journal = Journal(settings.disclosure, later=self._loop.call_later)
+        self.logins = _open(settings, self.journal.tally)
         self.turn = Turn(self._loop.call_soon)
         self.pools = BackendPools(
             LinkSettings(
@@ -92,6 +102,10 @@ class Frontend:
         """Take `session` up; False when there are too many."""
         if len(self.sessions) >= MAX_SESSIONS:
             return False
+        if session.is_stranger:
+            if len(self.strangers) >= MAX_STRANGERS:
+                return False
+            self.strangers.add(session)
         self.sessions.add(session)
         self.journal.tally.sessions += 1
         return True
@@ -99,9 +113,14 @@ class Frontend:
     def forget(self, session: Session, transaction: Transaction | None) -> None:
         """`session` is gone.  Where a backend has the whole message, its reply is still worth a line in the log."""
         self.sessions.discard(session)
+        self.strangers.discard(session)
         if transaction is not None and transaction.live:
             self.orphans.add(transaction)
         self._note_empty()
+
+    def logged_in(self, session: Session) -> None:
+        """`session` has logged in."""
+        self.strangers.discard(session)
 
     def _note_empty(self) -> None:
         if self._retired and not self.sessions and not self.orphans:
@@ -138,6 +157,10 @@ class Frontend:
         return Transaction(
             mail, client, replies, self._routing, self.pools, settings.deadlines, self.now, settings.body_buffer
         )
+
+    def express(self, session: Session) -> Express:
+        """The short way for what is common."""
+        return Express(session, self._routing, self.pools, self.now)
 
     @property
     def shared_extensions(self) -> frozenset[bytes]:
@@ -186,13 +209,18 @@ class Frontend:
             task.cancel()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        if self.logins is not None:
+            self.logins.close()
         self.pools.close()
         self.journal.flush()
 
     async def _sweep(self) -> None:
         """Look after all deadlines: a sweep costs less than a timer for each step of each message."""
         deadlines = self.settings.deadlines
-        shortest_s = min(deadlines.connect, deadlines.greeting, deadlines.envelope, deadlines.data, deadlines.final)
+        steps = (deadlines.mail, deadlines.rcpt, deadlines.go_ahead)
+        shortest_s = min(
+            deadlines.connect, deadlines.greeting, deadlines.envelope, *steps, deadlines.data, deadlines.final
+        )
         period_s = min(0.5, shortest_s / 4, self.settings.idle_s / 4)
         while True:
             await asyncio.sleep(period_s)
@@ -205,3 +233,13 @@ class Frontend:
                     self.orphans.discard(transaction)
                     self._note_empty()
             self.pools.expire(now)
+
+
+def _open(settings: Settings, tally: Tally) -> LoginDesk | None:
+    """Open what checks logins, in the process that does it.  Raises ConfigError."""
+    if settings.logins is None:
+        return None
+    # Loaded here: most routers log nobody in.
+    from lmtp_router.logins import LoginDesk
+
+    return LoginDesk(settings.logins, settings.hostname, tally)

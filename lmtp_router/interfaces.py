@@ -143,6 +143,18 @@ class Deadlines(Protocol):
     def envelope(self) -> float: ...
 
     @property
+    def mail(self) -> float:
+        """For the reply to MAIL."""
+
+    @property
+    def rcpt(self) -> float:
+        """For the reply to each RCPT."""
+
+    @property
+    def go_ahead(self) -> float:
+        """For 354."""
+
+    @property
     def data(self) -> float: ...
 
     @property
@@ -155,6 +167,9 @@ class Client(Protocol):
     @property
     def origin(self) -> Origin:
         """Who sends."""
+
+    def signed(self, answer: Reply) -> bytes:
+        """A reply as it is sent: our own failures name the session."""
 
     def data_decided(self, accepted: bool) -> None:
         """Every RCPT has its reply: 354 if `accepted`, else nobody takes the message."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from cyrusext.runtime import logging
-from lmtp_router._lines import recipient_lines
+from lmtp_router._lines import passed_lines, recipient_lines
 from lmtp_router.privacy import Disclosure
-from lmtp_router.protocol.types import Reply
+from lmtp_router.protocol.types import Rcpt, Reply
 from lmtp_router.recipient import Recipient, Times
+from lmtp_router.results import Slot
 from lmtp_router.tally import PHASE_BOUNDS_S, Counts, Tally
 
 _STATUS = re.compile(rb"[245]\.[0-9]{1,3}\.[0-9]{1,3}(?= |\r)")
@@ -34,6 +35,18 @@ class Done(NamedTuple):
     recipient: Recipient
     final: Reply
     size: int
+    at: float
+
+
+class Passed(NamedTuple):
+    """What one backend took, all of it: each of `paths` has its reply in `replies`; the times are as in `Times`."""
+
+    server: str
+    paths: Sequence[bytes]
+    replies: Sequence[bytes]
+    asked: float
+    opened: float
+    ended: float
     at: float
 
 
@@ -61,7 +74,32 @@ class Journal:
         if self._disclosure is not Disclosure.FULL or [one for one in done if one.recipient.left_out]:
             self._log.info_lines("lmtp.recipient", [self._fields(session, mail_from, one) for one in done])
             return
-        lines = recipient_lines("lmtp.recipient", session, mail_from, done)
+        self._keep(recipient_lines("lmtp.recipient", session, mail_from, done))
+
+    def passed(self, session: str, mail_from: bytes, parts: Sequence[Passed], size: int) -> None:
+        """Tell of a transaction that is over, in which every recipient got the message of `size` octets."""
+        self.tally.express += 1
+        if self._log.writes_info and self._disclosure is not Disclosure.FULL:
+            self.note(session, mail_from, [done for part in parts for done in _each(part, size)])
+            return
+        tally = self.tally
+        tally.transactions += 1
+        tally.received_bytes += size
+        connect, envelope, data, last = self._phases
+        for part in parts:
+            server = part.server
+            verdicts = tally.recipients.setdefault(server, {})
+            verdicts["delivered"] = verdicts.get("delivered", 0) + len(part.paths)
+            tally.delivered_bytes[server] = tally.delivered_bytes.get(server, 0) + size
+            _observe(connect, 0.0)
+            _observe(envelope, part.opened - part.asked)
+            _observe(data, part.ended - part.opened)
+            _observe(last, part.at - part.ended)
+        if self._log.writes_info:
+            self._keep(passed_lines("lmtp.recipient", session, mail_from, parts, size))
+
+    def _keep(self, lines: bytes) -> None:
+        """Write lines soon."""
         if not self._lines and self._later is not None:
             self._later(WRITE_S, self.flush)
         self._lines.append(lines)
@@ -123,6 +161,17 @@ class Journal:
             if times.ended:
                 _observe(data, times.ended - times.opened)
                 _observe(last, at - times.ended)
+
+
+def _each(part: Passed, size: int) -> Iterator[Done]:
+    """The recipients of a part, one by one."""
+    times = Times()
+    times.asked = times.linked = part.asked
+    times.opened, times.ended = part.opened, part.ended
+    for path, raw in zip(part.paths, part.replies, strict=True):
+        recipient = Recipient(Rcpt(path), Slot(), part.asked)
+        recipient.server, recipient.times = part.server, times
+        yield Done(recipient, Reply(int(raw[:3]), raw), size, part.at)
 
 
 def _observe(counts: Counts, seconds: float) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, cast
 from cyrusext.errors import RemoteProtocolError
 from cyrusext.runtime import logging
 from lmtp_router.interfaces import Deadlines, LinkUser
-from lmtp_router.protocol.connection import ClientConnection
+from lmtp_router.protocol.client import ClientConnection
 from lmtp_router.protocol.state import ClientState
 from lmtp_router.protocol.types import Answered, HandshakeFailed, Mail, NeedData, Ready, TlsWanted
 from lmtp_router.recipient import Recipient
@@ -85,6 +85,16 @@ class Keeper(Protocol):
         """`link` is closed."""
 
 
+class Borrower(Protocol):
+    """Who has a link without a delivery (express.py)."""
+
+    def heard(self, octets: bytes) -> None:
+        """The backend sent this."""
+
+    def leave(self) -> None:
+        """Something else happens on the connection: a delivery has to have it from here on."""
+
+
 class BackendLink:
     """One connection to a backend; the `Link` of the delivery that has it."""
 
@@ -98,6 +108,7 @@ class BackendLink:
         self._connection = pool.connection()
         self._transport: Outlet | None = None
         self._delivery: LinkUser | None = None
+        self._borrower: Borrower | None = None
         self._ready = False
         self._wants_origin = False
         self._securing = False
@@ -110,6 +121,42 @@ class BackendLink:
     @property
     def outstanding(self) -> int:
         return self._connection.outstanding
+
+    # What a borrower does, who says a whole transaction in one piece.
+
+    @property
+    def lendable(self) -> bool:
+        """True if it is free, and may be told everything at once."""
+        connection = self._connection
+        return (
+            connection.reusable
+            and not self._wants_origin
+            and self._transport is not None
+            and b"PIPELINING" in connection.extensions
+        )
+
+    def lend(self, borrower: Borrower) -> None:
+        """From here on `borrower` hears what comes."""
+        self._borrower = borrower
+        self.deadline = math.inf
+        self.idle_until = 0.0
+
+    def pass_on(self, octets: bytes) -> None:
+        """Write what the borrower says."""
+        if self._transport is not None:
+            self._transport.write(octets)
+
+    def reclaim(self, written: bytes = b"") -> None:
+        """The borrower has it no more; `written`: the delivery that has it next will say this again."""
+        self._borrower = None
+        if written and self._transport is not None:
+            self._transport.expect(written)
+
+    def catch_up(self, octets: bytes) -> None:
+        """Tell the delivery what a borrower has heard; what it was to send is taken to be sent."""
+        self._write_commands()
+        if octets:
+            self.data_received(octets)
 
     # What the delivery does.
 
@@ -202,6 +249,9 @@ class BackendLink:
         self._transport = Outlet(transport, self._pool.turn)
 
     def data_received(self, data: bytes) -> None:
+        if self._borrower is not None:
+            self._borrower.heard(data)
+            return
         touched = self._delivery
         try:
             self._connection.receive_data(data)
@@ -290,6 +340,8 @@ class BackendLink:
                 self._pool.failed(reason)
 
     def pause_writing(self) -> None:
+        if self._borrower is not None:
+            self._borrower.leave()
         self.paused = True
         if self._delivery is not None:
             self._delivery.paused()
@@ -300,6 +352,13 @@ class BackendLink:
             self._delivery.resumed()
             self._delivery.flush()
 
+    def eof_received(self) -> bool:
+        """The backend sends no more: the connection ends.  uvloop's TLS takes this for granted."""
+        return False
+
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._borrower is not None and self._transport is not None:
+            self._transport.mute()
+            self._borrower.leave()
         if self._transport is not None and not self._securing:
             self._broken("connection reset" if exc is not None else "connection closed")

@@ -99,7 +99,7 @@ class Probe:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._settings = settings_of(config)
+        self._settings = settings_of(config)._replace(logins=None)
         self._lookup = Lookup(config.node.state_dir, config.names.rules(), no_max_age_s=config.lookup.no_max_age_s)
         self._routing = Routing(self._lookup, config.backends)
         deadlines = self._settings.deadlines

@@ -6,6 +6,8 @@ verdict that bounces mail, every other doubt is a 451.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from cyrusext.backends import Backends
@@ -24,6 +26,8 @@ class Locator(Protocol):
     """What the router asks of cyrusext.lookup.Lookup."""
 
     def server_of(self, address: bytes) -> str | None: ...
+
+    def servers_of(self, addresses: list[bytes]) -> list[str] | None: ...
 
     def recipient(self, address: bytes) -> Answer: ...
 
@@ -62,6 +66,19 @@ class Routing:
             return UNKNOWN_USER
         return UNSETTLED if answer.unsettled else NOT_NOW
 
+    def at_once(self, addresses: list[bytes]) -> list[Route] | None:
+        """Return where `addresses` go, if the hot table alone says so and the servers are in service."""
+        servers = self._lookup.servers_of(addresses)
+        if servers is None:
+            return None
+        routes: list[Route] = []
+        for server in servers:
+            route = self._known.get(server) or self._to(server)
+            if not isinstance(route, Route):
+                return None
+            routes.append(route)
+        return routes
+
     def _to(self, server: str) -> Route | Reply:
         entry = self._backends.get(server)
         route: Route | Reply
@@ -73,3 +90,14 @@ class Routing:
             self._known.clear()
         self._known[server] = route
         return route
+
+
+class Retraced(Routing):
+    """The routes of recipients that are on their way already, in RCPT order; after them, `routing`'s."""
+
+    def __init__(self, routing: Routing, routes: Iterable[Route]) -> None:
+        super().__init__(routing._lookup, routing._backends)
+        self._routes = deque(routes)
+
+    def route(self, recipient: Rcpt) -> Route | Reply:
+        return self._routes.popleft() if self._routes else Routing.route(self, recipient)

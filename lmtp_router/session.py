@@ -12,12 +12,15 @@ from typing import Protocol, cast
 from cyrusext.runtime import logging
 from lmtp_router.channel import OK, Channel, Reception
 from lmtp_router.doors import OPEN, Door
-from lmtp_router.journal import Done
+from lmtp_router.express import Express, Stage
+from lmtp_router.journal import Done, Passed
 from lmtp_router.protocol._tuples import record
 from lmtp_router.protocol.hops import Hops
 from lmtp_router.protocol.proxy import Endpoint
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import (
+    Auth,
+    AuthResponse,
     Bdat,
     BodyData,
     BodyEnd,
@@ -45,6 +48,7 @@ from lmtp_router.protocol.types import (
 )
 from lmtp_router.recipient import Recipient
 from lmtp_router.results import Replies
+from lmtp_router.routing import Route
 from lmtp_router.transaction import Transaction
 from lmtp_router.turn import Outlet
 
@@ -86,11 +90,17 @@ class Host(Reception, Protocol):
     def admit(self, session: Session) -> bool:
         """Take the session up; False when there are too many."""
 
+    def logged_in(self, session: Session) -> None:
+        """The session has logged in."""
+
     def forget(self, session: Session, transaction: Transaction | None) -> None:
         """The session is gone; a backend may still have to answer for its transaction."""
 
     def transaction(self, mail: Mail, client: Session, replies: Replies) -> Transaction:
         """Begin a transaction."""
+
+    def express(self, session: Session) -> Express:
+        """The short way for what is common."""
 
 
 class Session(Channel):
@@ -110,6 +120,9 @@ class Session(Channel):
         self._heard = 0.0
         self._mail_from = b""
         self._done: list[Done] = []
+        self._express: Express | None = None
+        self._routes: list[Route] | None = None
+        """Where the recipients go that are said again."""
 
     # What the transport tells.
 
@@ -123,13 +136,15 @@ class Session(Channel):
             reason = "crowded" if known else "not trusted"
             self._frontend.journal.refused(reason)
             log.warning("lmtp.refused", session=self._id, peer=self._source or peer, reason=reason)
-            self._transport.write((CROWDED if known else STRANGER).raw)
+            self._transport.write(self.signed(CROWDED if known else STRANGER))
             self._transport.close()
             self._transport = None
             return
         if self._source is not None:
             log.info("lmtp.client", session=self._id, address=self._source.address, port=self._source.port)
         self._transport.write(self._greeting)
+        if not self._door.smtp:
+            self._express = self._frontend.express(self)
 
     def _tls_began(self) -> None:
         self._heard = self._frontend.now()
@@ -137,14 +152,37 @@ class Session(Channel):
         self._connection.secured()
         self._advance()
 
+    def _logged_in(self) -> None:
+        self._heard = self._frontend.now()
+        self._frontend.logged_in(self)
+
     def data_received(self, data: bytes) -> None:
         if self._linger_until:
             return
         self._heard = self._frontend.now()
+        express = self._express
+        if express is not None:
+            if express.stage is not Stage.IDLE:
+                if express.client_said(data):
+                    return
+            elif data.endswith(b"DATA\r\n") and self._is_free() and express.begin(data):
+                return
         self._connection.receive_data(data)
         self._advance()
 
+    def _is_free(self) -> bool:
+        """True between transactions, when nothing is to be said or decided first."""
+        return (
+            self._transaction is None
+            and self._held is None
+            and not self._closing
+            and not self._unread
+            and not self._replies.owed
+            and not self._frontend.draining
+        )
+
     def pause_writing(self) -> None:
+        self._leave_express()
         self._unread = True
         self._regulate()
 
@@ -153,6 +191,9 @@ class Session(Channel):
         self._advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is not None and self._express is not None:
+            self._transport.mute()
+            self._express.leave()
         self._transport = self._securing = None
         transaction, self._transaction = self._transaction, None
         if transaction is not None:
@@ -165,6 +206,8 @@ class Session(Channel):
     def data_decided(self, accepted: bool) -> None:
         chunked = self._connection.state is ServerState.CHUNK_ASKED
         if accepted:
+            # From here on it is the client that is waited for.
+            self._heard = self._frontend.now()
             self._begin_message()
             self._connection.accept_data()
             if not chunked:
@@ -173,10 +216,10 @@ class Session(Channel):
         self._transaction = None
         self._note()
         self._forget_forwarded()
-        self._replies.add(NOBODY.raw)
+        self._replies.add(self.signed(NOBODY))
         if self._connection.buffered and not chunked:
             # Pipelined text of a refused message must never be read as commands.
-            self._replies.add(EARLY.raw)
+            self._replies.add(self.signed(EARLY))
             self._closing = True
         self._connection.refuse_data()
 
@@ -184,7 +227,8 @@ class Session(Channel):
         if self._hops is not None:
             self._hops.begin()
         if self._settings.received and self._transaction is not None:
-            self._transaction.feed(self._received(self._transaction.mail))
+            first, self._first = self._first, b""
+            self._transaction.feed(first or self._received(self._transaction.mail))
 
     def transaction_moved(self) -> None:
         """Taken up by the `flush` that follows."""
@@ -203,6 +247,47 @@ class Session(Channel):
 
     def flush(self) -> None:
         self._advance()
+
+    # What goes the short way tells.
+
+    @property
+    def hops(self) -> Hops | None:
+        return self._hops
+
+    def tell_taken(self, replies: list[bytes]) -> bytes:
+        """Write the replies to MAIL, to each RCPT and to DATA; return them."""
+        octets = b"%b%b%b" % (SENDER_OK.raw, b"".join(replies), GO_AHEAD.raw)
+        self.tell(octets)
+        return octets
+
+    def note(self, mail: Mail, passed: list[Passed], size: int) -> None:
+        """A transaction is over, and every recipient has the message."""
+        self._first = b""
+        self._frontend.journal.passed(self._id, mail.path, passed, size)
+        self._forget_forwarded()
+        if self._frontend.draining:
+            self._advance()
+
+    def retrace(self, octets: bytes, routes: list[Route]) -> None:
+        """Take what the client said as its envelope, whose recipients go by `routes`."""
+        self._routes = routes
+        self._connection.receive_data(octets)
+        self._advance()
+        self._routes = None
+
+    def retrace_body(self, octets: bytes) -> None:
+        """Take what the client said as the message."""
+        self._connection.receive_data(octets)
+        self._advance()
+
+    def backdate(self, began: float, opened: float, ended: float) -> None:
+        """Say when that was which is said again."""
+        if self._transaction is not None:
+            self._transaction.backdate(began, opened, ended)
+
+    def _leave_express(self) -> None:
+        if self._express is not None:
+            self._express.leave()
 
     # What the session does.
 
@@ -257,7 +342,7 @@ class Session(Channel):
             self._note()
             self._forget_forwarded()
             self._connection.replied()
-        if self._frontend.draining and self._transaction is None:
+        if self._frontend.draining and self._transaction is None and self._routes is None:
             self._close(STOPPING)
             return False
         if self._held is not None:
@@ -295,6 +380,8 @@ class Session(Channel):
             case Mail():
                 self._mail_from = event.path
                 self._transaction = self._frontend.transaction(event, self, self._replies)
+                if self._routes is not None:
+                    self._transaction.retrace(self._routes)
                 self._replies.add(SENDER_OK.raw, patient=True)
             case Data() | Bdat():
                 assert transaction is not None
@@ -302,7 +389,7 @@ class Session(Channel):
             case ChunkEnd():
                 self._replies.add(reply(250, f"2.0.0 {event.size} octets received").raw)
             case Refused():
-                self._replies.add(event.reply.raw)
+                self._replies.add(self.signed(event.reply))
                 self._closing = self._closing or event.close
             case Noop():
                 self._replies.add(OK.raw)
@@ -310,6 +397,8 @@ class Session(Channel):
                 self._replies.add(CANNOT_VRFY.raw)
             case Lhlo() | Ehlo() | Helo() | Rset() | Quit() | Starttls() | Xclient() | Xforward():
                 self._held = event
+            case Auth() | AuthResponse():
+                self._obey_auth(event)
 
     def _obey(self, command: Lhlo | Ehlo | Helo | Rset | Quit | Starttls | Xclient | Xforward) -> None:
         """A command that ends the transaction, if there is one."""
@@ -335,7 +424,7 @@ class Session(Channel):
             self._close(BYE)
 
     def _close(self, last: Reply) -> None:
-        self._replies.add(last.raw)
+        self._replies.add(self.signed(last))
         self._closing = True
 
     def _regulate(self) -> None:
@@ -356,10 +445,13 @@ class Session(Channel):
 
     def drain(self) -> None:
         """End as soon as no transaction is open."""
-        self._advance()
+        if self._express is None or self._express.stage is Stage.IDLE:
+            self._advance()
 
     def expire(self, now: float) -> None:
         """Look after the deadlines: the transaction's, and the client's silence."""
+        if self._express is not None and self._express.stage is not Stage.IDLE and self._express.expire(now):
+            return
         transaction = self._transaction
         if transaction is not None:
             transaction.expire(now)
@@ -368,6 +460,9 @@ class Session(Channel):
         if self._linger_until:
             if now > self._linger_until:
                 self.abort()
+            return
+        if self.is_stranger and now > self._login_by and not self._closing:
+            self._hang_up()
             return
         silent_s = now - self._heard
         if self._unread:

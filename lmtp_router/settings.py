@@ -14,12 +14,13 @@ from cyrusext.errors import ConfigError
 from cyrusext.runtime.config import Config
 from lmtp_router.interfaces import Deadlines
 from lmtp_router.privacy import Disclosure
-from lmtp_router.protocol.connection import Limits
 from lmtp_router.protocol.handshake import Tls
+from lmtp_router.protocol.server import Limits
 
 if TYPE_CHECKING:
-    # Loaded only where there is TLS.
+    # Loaded only where there is TLS, or where clients log in.
     from cyrusext.net.tls import ClientTls, ServerTls
+    from lmtp_router.logins import ClientLogins
 
 
 UNIX = "unix"
@@ -74,12 +75,17 @@ class Settings(NamedTuple):
     backend_tls: BackendTls | None = None
     """None: in the clear."""
     pool: PoolLimits = PoolLimits()
+    logins: ClientLogins | None = None
+    """None: clients can not log in."""
 
     def admits(self, peer: object) -> bool:
         """True if the client at `peer` (a socket address, empty for a UNIX socket) may deliver."""
-        if not isinstance(peer, tuple) or peer[0].startswith("127.") or peer[0] == "::1":
-            return True
-        return self.believes(peer)
+        return is_local(peer) or self.believes(peer)
+
+    @property
+    def hears_strangers(self) -> bool:
+        """True if who may not deliver by his address may come to log in."""
+        return self.logins is not None and self.tls is not None
 
     def believes(self, peer: object) -> bool:
         """True if what the client at `peer` says of others, and of who comes through it, is believed."""
@@ -89,6 +95,11 @@ class Settings(NamedTuple):
             return False
         address = ip_address(peer[0].partition("%")[0])
         return any(address in network for network in self.trusted)
+
+
+def is_local(peer: object) -> bool:
+    """True if `peer` (a socket address, empty for a UNIX socket) is of this machine."""
+    return not isinstance(peer, tuple) or peer[0].startswith("127.") or peer[0] == "::1"
 
 
 def settings_of(config: Config) -> Settings:
@@ -113,7 +124,20 @@ def settings_of(config: Config) -> Settings:
         backend_tls=_backend_tls(config),
         trusted=tuple(ip_network(text, strict=False) for text in lmtp.trusted if text != UNIX),
         trusts_unix=UNIX in lmtp.trusted,
+        logins=_logins(config),
     )
+
+
+def _logins(config: Config) -> ClientLogins | None:
+    lmtp = config.lmtp
+    if lmtp.pwcheck == "off":
+        return None
+    from cyrusext.net.sasl import PasswordFile
+    from lmtp_router.logins import ClientLogins
+
+    if lmtp.pwcheck == "file":
+        PasswordFile(Path(lmtp.password_file))
+    return ClientLogins(lmtp, frozenset(lmtp.auth_users))
 
 
 def _tls(config: Config) -> ServerTls | None:

@@ -60,7 +60,11 @@ class Tally(msgspec.Struct):
     sessions: int = 0
     refused: dict[str, int] = {}
     """Clients that were not served, by reason."""
+    logins: dict[str, int] = {}
+    """AUTH of clients, by what came of it: good, refused, unavailable."""
     transactions: int = 0
+    express: int = 0
+    """Those of them that went the short way to their end."""
     recipients: dict[str, dict[str, int]] = {}
     """By server ("" where none was asked) and verdict."""
     rejects: dict[str, int] = {}
@@ -83,8 +87,9 @@ class Tally(msgspec.Struct):
         """Count what `other` has counted."""
         self.sessions += other.sessions
         self.transactions += other.transactions
+        self.express += other.express
         self.received_bytes += other.received_bytes
-        for name in ("refused", "rejects", "delivered_bytes", "connects", "failures"):
+        for name in ("refused", "logins", "rejects", "delivered_bytes", "connects", "failures"):
             _add(getattr(self, name), getattr(other, name))
         for server, verdicts in other.recipients.items():
             _add(self.recipients.setdefault(server, {}), verdicts)

@@ -6,7 +6,7 @@ backends do; the client is asked for the message only when somebody takes it.  N
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from lmtp_router.body import Body
 from lmtp_router.delivery import Delivery
@@ -15,7 +15,7 @@ from lmtp_router.protocol.identity import Origin
 from lmtp_router.protocol.types import Mail, Rcpt, Reply, Verdict, reply
 from lmtp_router.recipient import Recipient
 from lmtp_router.results import Replies, Slot
-from lmtp_router.routing import UNKNOWN_USER, Route, Routing
+from lmtp_router.routing import UNKNOWN_USER, Retraced, Route, Routing
 
 MOVED = reply(451, "4.4.3 Mailbox is not where it should be, try again later")
 ONE_AT_A_TIME = reply(452, "4.5.3 One recipient at a time: there is one reply for all of them")
@@ -123,6 +123,20 @@ class Transaction:
         """True while the client has to wait for a backend."""
         return self.body.full or any(delivery.blocked for delivery in self._deliveries)
 
+    def retrace(self, routes: Iterable[Route]) -> None:
+        """The recipients that are named next are on their way: they go by `routes`."""
+        self._routing = Retraced(self._routing, routes)
+
+    def backdate(self, began: float, opened: float, ended: float) -> None:
+        """Say when that was which has just been retraced: RCPT, 354 and the end of the message (0: not yet)."""
+        for recipient in self.recipients:
+            recipient.started = began
+        for delivery in self._deliveries:
+            times = delivery.times
+            times.asked = times.linked = began
+            times.opened = opened if times.opened and opened else times.opened
+            times.ended = ended if times.ended and ended else times.ended
+
     def rcpt(self, rcpt: Rcpt) -> None:
         """The client named a recipient: its reply comes from the lookup or from its backend."""
         recipient = Recipient(rcpt, self._replies.reserve(), self._clock())
@@ -172,10 +186,11 @@ class Transaction:
         """The reply to RCPT, from a backend or from the lookup."""
         recipient.answer = answer
         self._unanswered -= 1
-        self._replies.fill(recipient.slot, answer.raw)
         if answer.positive:
+            self._replies.fill(recipient.slot, answer.raw)
             self._taken = True
         else:
+            self._replies.fill(recipient.slot, self._client.signed(answer))
             self._client.recipient_done(recipient, answer, 0)
         self._decide()
 
@@ -211,7 +226,7 @@ class Transaction:
             self._sum_up()
 
     def _tell(self, recipient: Recipient, final: Reply) -> None:
-        self._replies.fill(recipient.slot, final.raw)
+        self._replies.fill(recipient.slot, final.raw if final.code < 400 else self._client.signed(final))
         self._client.recipient_done(recipient, final, self.size)
 
     def feed(self, chunk: bytes) -> None:
@@ -261,7 +276,7 @@ class Transaction:
             last = ALL_TAKEN if taken == len(finals) else SOME_TAKEN
         else:
             last = NONE_NOW if any(final.code // 100 == 4 for final in finals) else NONE
-        self._replies.fill(slot, last.raw)
+        self._replies.fill(slot, self._client.signed(last))
 
     def cancel(self) -> None:
         """Give up whatever has not been sent whole: RSET, a client that is gone, a message that is spoiled."""

@@ -11,6 +11,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from cyrusext.runtime import logging
+
+log = logging.get()
+
 JOINED = 64 << 10
 """Octets up to which pieces wait and are copied into one.  What is more goes out at once: a loop reads many times from
 one connection in a turn, and only what was written can say that its reader is behind and the client has to wait."""
@@ -49,15 +53,46 @@ class Turn:
 class Outlet:
     """A transport whose writes wait for the end of the turn; what else is asked of it is done in order with them."""
 
-    __slots__ = ("_pieces", "_size", "_turn", "transport")
+    __slots__ = ("_expected", "_muted", "_pieces", "_size", "_turn", "transport")
 
     def __init__(self, transport: asyncio.Transport, turn: Turn) -> None:
         self.transport = transport
         self._turn = turn
         self._pieces: list[bytes] = []
         self._size = 0
+        self._expected = b""
+        self._muted = False
+
+    def expect(self, octets: bytes) -> None:
+        """What is written next begins with `octets`, which were written before: they are not written again.
+
+        Where it does not, the connection is cut: what its other end knows and what is known here are not the same.
+        """
+        self._expected = octets
+
+    def mute(self) -> None:
+        """Nobody hears any more: nothing is written from here on."""
+        self._muted = True
+        self._pieces, self._size = [], 0
+
+    def _rest(self, octets: bytes) -> bytes:
+        """What of `octets` has not been written."""
+        expected = self._expected
+        known = min(len(expected), len(octets))
+        if expected[:known] != octets[:known]:
+            log.error("lmtp.retrace_failed", expected=expected[:200], octets=octets[:200])
+            self.mute()
+            self.transport.abort()
+        if self._muted:
+            return b""
+        self._expected = expected[known:]
+        return octets[known:]
 
     def write(self, octets: bytes) -> None:
+        if self._expected or self._muted:
+            octets = self._rest(octets)
+            if not octets:
+                return
         if not self._pieces:
             self._turn.soon(self.flush)
         self._pieces.append(octets)

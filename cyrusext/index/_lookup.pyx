@@ -33,6 +33,7 @@ cdef enum:
 cdef enum:
     PLAIN = 1
     DELIMITER = 2
+    SEVERAL = 16    # names that `servers_at` looks up at once
     ROOM = 512      # for a name; more than CYX_MAX_NAME
 
 cdef tuple STATES = (None, State.RESERVED, State.ACTIVE, State.DELETED)
@@ -224,6 +225,34 @@ cdef class Lookups:
             return None
         found = self.location_of(&at)
         return <object>PyTuple_GET_ITEM(found, 0) or None
+
+    def servers_at(self, list addresses not None, Addresses rules not None):
+        """`server_at` for each of `addresses`, in their order; None where one of them takes more thought."""
+        cdef cyx_name raw[SEVERAL]
+        cdef cyx_location at[SEVERAL]
+        cdef char names[SEVERAL][ROOM]
+        cdef Py_ssize_t count = PyList_GET_SIZE(addresses), done = 0, several, i
+        cdef list servers = []
+        cdef bytes address
+        while done < count:
+            several = min(count - done, <Py_ssize_t>SEVERAL)
+            for i in range(several):
+                address = addresses[done + i]
+                if address is None:
+                    raise TypeError("an address is octets")
+                raw[i].data, raw[i].len = names[i], rules.mailbox_of(address, names[i])
+                if raw[i].len == 0:
+                    return None
+            self._reader.locate_many(raw, <size_t>several, at)
+            for i in range(several):
+                if at[i].state != CYX_ACTIVE or at[i].flags:
+                    return None
+                server = <object>PyTuple_GET_ITEM(self.location_of(&at[i]), 0)
+                if not server:
+                    return None
+                servers.append(server)
+            done += several
+        return servers
 
     def probe(self, name):
         """What `lookup` and `deleted_at` say, at one moment, by the store itself."""

@@ -15,7 +15,6 @@ from cyrusext.directory.base import Outcome
 from cyrusext.directory.ownership import Action, Change, check_change
 from cyrusext.errors import InvalidName, RemoteProtocolError
 from cyrusext.mupdate.followed import FollowerStream
-from cyrusext.mupdate.login import Login
 from cyrusext.mupdate.reading import Reading
 from cyrusext.mupdate.service import Service
 from cyrusext.mupdate.state import LOGGED_OUT
@@ -49,6 +48,7 @@ from cyrusext.mupdate.types import (
     Update,
 )
 from cyrusext.names import without_folder
+from cyrusext.net.login import Login
 from cyrusext.net.sasl import NOTHING_PROVED, LoginRefused, LoginUnavailable, Step
 from cyrusext.runtime import logging
 from cyrusext.wire.sasl import Secret

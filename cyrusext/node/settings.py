@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from pathlib import Path
 
 from cyrusext.mupdate.audience import Audiences
 from cyrusext.mupdate.service import Network, Order, Service
-from cyrusext.net.mechanisms import MECHANISMS
-from cyrusext.net.sasl import FileLogins, Logins, SaslLogins
+from cyrusext.net.logins import logins_of
+from cyrusext.net.sasl import Logins
 from cyrusext.net.tls import ServerTls
 from cyrusext.runtime import descriptors, logging
 from cyrusext.runtime.config import Config
 from cyrusext.runtime.config_schema import MupdateSection
 
 log = logging.get()
-
-SASLDB = "/etc/sasldb2"
-"""Where libsasl2 looks for passwords by itself."""
 
 
 def open_tls(section: MupdateSection) -> ServerTls | None:
@@ -39,27 +35,7 @@ def orders(section: MupdateSection) -> list[tuple[Network, Order]]:
 
 def open_logins(config: Config) -> Logins:
     """Return what checks passwords.  Raises ConfigError."""
-    section = config.mupdate
-    if section.pwcheck == "file":
-        return FileLogins(Path(section.password_file))
-    # libsasl2's options are set once for the process; which of these are offered may change while it runs.
-    options = {"mech_list": " ".join(MECHANISMS)}
-    passwords = None
-    if section.pwcheck == "saslauthd":
-        options |= {"pwcheck_method": "saslauthd"}
-        if section.saslauthd_path:
-            options |= {"saslauthd_path": section.saslauthd_path}
-    else:
-        options |= {"pwcheck_method": "auxprop", "auxprop_plugin": "sasldb"}
-        passwords = Path(section.sasldb_path or SASLDB)
-        options |= {"sasldb_path": str(passwords)}
-    return SaslLogins(
-        service="mupdate",
-        hostname=config.node.name,
-        realm=section.realm or config.node.name,
-        options=options,
-        passwords=passwords,
-    )
+    return logins_of(config.mupdate, "mupdate", config.node.name)
 
 
 def configured(service: Service, config: Config, tls: ServerTls | None, logins: Logins) -> Service:

@@ -19,6 +19,7 @@ from cyrusext.net import address
 from cyrusext.net.mechanisms import FILE_MECHANISMS, MECHANISMS, NEEDS_STORED_PASSWORD, package_of
 from cyrusext.runtime.config import Config
 from cyrusext.runtime.config_finding import Finding, open_secret, secret
+from cyrusext.runtime.config_logins import client_logins
 from cyrusext.runtime.config_schema import SECTIONS, MupdateSection
 from cyrusext.runtime.config_transport import transport
 
@@ -251,16 +252,17 @@ def _lmtp(config: Config) -> Iterator[Finding]:
         if str(address.parse(text)) in taken:
             yield Finding("lmtp", "smtp_listen", f"{text} is in listen too: expected LMTP or SMTP there", True)
     open_to_all = [text for text in (*lmtp.listen, *lmtp.smtp_listen) if not address.parse(text).is_local]
-    if open_to_all and not lmtp.trusted:
+    if open_to_all and not lmtp.trusted and not (lmtp.pwcheck != "off" and lmtp.tls_cert):
         yield Finding(
             "lmtp",
             "listen",
             f"{', '.join(open_to_all)} is beyond loopback without a `trusted` list: nobody may deliver there, and with"
-            " one that names all, anybody could deliver mail",
+            " one that names all, anybody could deliver mail; or set tls_cert and pwcheck, and clients have to log in",
             True,
         )
 
     yield from transport(lmtp)
+    yield from client_logins(lmtp)
     if lmtp.backend_user and not lmtp.backend_password_file:
         yield Finding("lmtp", "backend_password_file", "expected a file, because backend_user is set", True)
     if lmtp.backend_password_file:

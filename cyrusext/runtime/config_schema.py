@@ -254,9 +254,17 @@ class Timeouts(Section, frozen=True):
     connect: PositiveSeconds = 5.0
     greeting: PositiveSeconds = 10.0
     envelope: PositiveSeconds = 30.0
+    mail: Seconds = 0.0
+    rcpt: Seconds = 0.0
+    go_ahead: Seconds = 0.0
     data: PositiveSeconds = 60.0
     final: PositiveSeconds = 300.0
     idle: PositiveSeconds = 300.0
+
+    def __post_init__(self) -> None:
+        for step in ("mail", "rcpt", "go_ahead"):
+            if not getattr(self, step):
+                msgspec.structs.force_setattr(self, step, self.envelope)
 
 
 class LmtpSection(Section, frozen=True):
@@ -302,6 +310,21 @@ class LmtpSection(Section, frozen=True):
             ' believed; "unix": who comes by a UNIX socket is believed too.'
         ),
     ] = ()
+    pwcheck: Annotated[
+        Literal["off", "sasldb", "saslauthd", "file"],
+        Meta(
+            description="Where passwords of clients are checked (AUTH PLAIN, on loopback, UNIX sockets and under TLS"
+            ' only); "off": there is no AUTH. With it and `tls_cert` everybody may come, and has to log in before MAIL'
+            " unless he is in `trusted` or on this machine."
+        ),
+    ] = "off"
+    auth_users: Annotated[
+        tuple[str, ...], Meta(description="Only these users may log in; empty: all that have a password.")
+    ] = ()
+    sasldb_path: Annotated[str, Meta(description="The sasldb file; empty: libsasl2's own default.")] = ""
+    saslauthd_path: Annotated[str, Meta(description="saslauthd's socket; empty: libsasl2's own default.")] = ""
+    realm: Annotated[str, Meta(description="SASL realm of users without one; empty: the node's host name.")] = ""
+    password_file: Annotated[str, Meta(description='For `pwcheck = "file"`: lines `user:password`.')] = ""
     backend_user: Annotated[str, Meta(description="User of the AUTH to backends; empty: no AUTH.")] = ""
     backend_password_file: Annotated[str, Meta(description="File with its password.")] = ""
     backend_connections: Annotated[
@@ -346,7 +369,11 @@ class LmtpSection(Section, frozen=True):
     tls_key: Annotated[str, Meta(description="Its key (PEM); empty: the key is in `tls_cert`.")] = ""
     timeouts: Annotated[
         Timeouts,
-        Meta(description="Deadlines in seconds; connect, greeting and envelope per step, idle between transactions."),
+        Meta(
+            description="Deadlines in seconds. Of a backend: connect, greeting (with LHLO and AUTH), envelope for each"
+            " reply up to 354, data for progress of a body, final for each reply after the message; those of mail, rcpt"
+            " and go_ahead (354) that are not set are envelope's. Of a client: data, and idle between commands."
+        ),
     ] = Timeouts()
 
     @property

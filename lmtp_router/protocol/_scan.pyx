@@ -2,8 +2,8 @@
 """The one pass over a body: finds CRLF.CRLF, and on the way bare CR, bare LF and NUL.
 
 Rule: only CRLF.CRLF ends a message (RFC 5321 section 4.1.1.4), wherever the chunks are cut.  Blocks of 64 octets in
-which nothing happens cost a few vector instructions (the compiler makes them from the loop in `cyxr_block`); only the
-others are looked at octet by octet.
+which nothing happens cost a few vector instructions (AVX2 where the processor has it, which is found when the module is
+loaded; else what the compiler makes of a plain loop); only the others are looked at octet by octet.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -13,18 +13,74 @@ cdef extern from *:
     #define CYXR_BLOCK 64
     enum { CYXR_TEXT, CYXR_CR, CYXR_LINE, CYXR_DOT, CYXR_DOTCR, CYXR_MADE, CYXR_END };
 
-    /* Bit 0: a bare CR or LF, bit 1: a dot behind LF, bit 2: a NUL.  Reads p[-1] .. p[CYXR_BLOCK - 1]. */
+    /* Both return the offset of the first block from i on in which a CR or LF is bare or a dot stands behind LF, or
+       of what is no whole block; *nul_r becomes 1 at the first NUL.  They read from p[i - 1] on. */
+    #ifndef __clang__
     __attribute__((optimize("tree-vectorize", "vect-cost-model=dynamic")))
-    static unsigned cyxr_block(const unsigned char *p)
+    #endif
+    static Py_ssize_t cyxr_clean_plain(const unsigned char *p, Py_ssize_t i, Py_ssize_t n, int *nul_r)
     {
-        unsigned char bad = 0, dot = 0, nul = 0;
-        for (int k = 0; k < CYXR_BLOCK; k++) {
-            unsigned char before = p[k - 1], here = p[k];
-            bad |= (unsigned char)((before == 13) ^ (here == 10));
-            dot |= (unsigned char)((before == 10) & (here == 46));
-            nul |= (unsigned char)(here == 0);
+        for (; n - i >= CYXR_BLOCK; i += CYXR_BLOCK) {
+            unsigned char bad = 0, nul = 0;
+            for (int k = 0; k < CYXR_BLOCK; k++) {
+                unsigned char before = p[i + k - 1], here = p[i + k];
+                bad |= (unsigned char)((before == 13) ^ (here == 10));
+                bad |= (unsigned char)((before == 10) & (here == 46));
+                nul |= (unsigned char)(here == 0);
+            }
+            if (bad)
+                break; /* a NUL in it may stand behind the end */
+            if (nul)
+                *nul_r = 1;
         }
-        return bad | (unsigned)(dot << 1) | (unsigned)(nul << 2);
+        return i;
+    }
+
+    #if defined(__x86_64__)
+    #include <immintrin.h>
+    __attribute__((target("avx2")))
+    static inline __m256i cyxr_bad(__m256i before, __m256i here)
+    {
+        const __m256i lf = _mm256_set1_epi8(10);
+        __m256i bare = _mm256_xor_si256(_mm256_cmpeq_epi8(before, _mm256_set1_epi8(13)), _mm256_cmpeq_epi8(here, lf));
+        __m256i dot = _mm256_cmpeq_epi8(here, _mm256_set1_epi8(46));
+        return _mm256_or_si256(bare, _mm256_and_si256(_mm256_cmpeq_epi8(before, lf), dot));
+    }
+
+    __attribute__((target("avx2")))
+    static Py_ssize_t cyxr_clean_avx2(const unsigned char *p, Py_ssize_t i, Py_ssize_t n, int *nul_r)
+    {
+        __m256i least = _mm256_set1_epi8((char)255);
+        for (; n - i >= CYXR_BLOCK; i += CYXR_BLOCK) {
+            __m256i first = _mm256_loadu_si256((const __m256i *)(p + i));
+            __m256i second = _mm256_loadu_si256((const __m256i *)(p + i + 32));
+            __m256i bad = _mm256_or_si256(cyxr_bad(_mm256_loadu_si256((const __m256i *)(p + i - 1)), first),
+                                          cyxr_bad(_mm256_loadu_si256((const __m256i *)(p + i + 31)), second));
+            if (!_mm256_testz_si256(bad, bad))
+                break; /* a NUL in it may stand behind the end */
+            least = _mm256_min_epu8(least, _mm256_min_epu8(first, second));
+        }
+        if (_mm256_movemask_epi8(_mm256_cmpeq_epi8(least, _mm256_setzero_si256())))
+            *nul_r = 1;
+        return i;
+    }
+    #endif
+
+    static Py_ssize_t (*cyxr_clean)(const unsigned char *, Py_ssize_t, Py_ssize_t, int *) = cyxr_clean_plain;
+
+    /* Use the widest instructions that this processor has, or none but those that every one has. */
+    static int cyxr_choose(int wide)
+    {
+        cyxr_clean = cyxr_clean_plain;
+    #if defined(__x86_64__)
+        if (wide && __builtin_cpu_supports("avx2")) {
+            cyxr_clean = cyxr_clean_avx2;
+            return 1;
+        }
+    #else
+        (void)wide;
+    #endif
+        return 0;
     }
 
     /* Scans p[at..n).  Returns the offset behind the end-of-data sequence, or -1.  *state_io carries over chunks;
@@ -36,13 +92,9 @@ cdef extern from *:
         Py_ssize_t i = at;
         while (i < n) {
             if (i > at && state <= CYXR_LINE) {
-                while (n - i >= CYXR_BLOCK) {
-                    unsigned found = cyxr_block(p + i);
-                    if (found & 4u)
-                        *nul_r = 1;
-                    if (found & 3u)
-                        break;
-                    i += CYXR_BLOCK;
+                Py_ssize_t clean = cyxr_clean(p, i, n, nul_r);
+                if (clean > i) {
+                    i = clean;
                     state = p[i - 1] == 13 ? CYXR_CR : p[i - 1] == 10 ? CYXR_LINE : CYXR_TEXT;
                 }
             }
@@ -129,10 +181,19 @@ cdef extern from *:
         CYXR_LINE
         CYXR_DOT
         CYXR_DOTCR
+    bint cyxr_choose(bint wide) noexcept
     Py_ssize_t cyxr_scan(const unsigned char *p, Py_ssize_t at, Py_ssize_t n, int *state_io, int *bad_r,
                          int *nul_r) noexcept nogil
     Py_ssize_t cyxr_rewrite(const unsigned char *p, Py_ssize_t at, Py_ssize_t n, int *state_io, int *bad_r,
                             int *nul_r, unsigned char *out, Py_ssize_t *out_r) noexcept nogil
+
+
+def choose_instructions(bint wide):
+    """Scan with AVX2 where the processor has it (True, as at first), or without; tells whether it is used."""
+    return bool(cyxr_choose(wide))
+
+
+cyxr_choose(True)
 
 
 cdef class BodyScanner:

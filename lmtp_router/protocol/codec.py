@@ -13,6 +13,7 @@ from cyrusext.errors import RemoteProtocolError
 from lmtp_router.protocol import parameters
 from lmtp_router.protocol._plain import plain_command
 from lmtp_router.protocol.identity import XCLIENT, XFORWARD, parse_attributes
+from lmtp_router.protocol.login import parse_auth
 from lmtp_router.protocol.parameters import SYNTAX
 from lmtp_router.protocol.types import (
     Bdat,
@@ -35,6 +36,7 @@ from lmtp_router.protocol.types import (
     reply,
 )
 
+END_OF_DATA = b".\r\n"
 MAX_PATH = 2 + 64 + 1 + 255 + 1024
 """Longest path in octets: brackets, local part and domain (RFC 5321 section 4.5.3.1) with room for a source route."""
 MAX_REPLY_LINES = 128
@@ -173,6 +175,7 @@ _VERBS: dict[bytes, Callable[[bytes], Command | Refused]] = {
     b"RSET": _parse_bare(Rset()),
     b"QUIT": _parse_bare(Quit()),
     b"STARTTLS": _parse_bare(Starttls()),
+    b"AUTH": parse_auth,
     b"XCLIENT": _parse_xclient,
     b"XFORWARD": _parse_xforward,
     b"NOOP": lambda _: Noop(),

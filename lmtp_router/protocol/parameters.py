@@ -20,6 +20,7 @@ BAD_PRDR = reply(501, "5.5.4 PRDR takes no value")
 BAD_RET = reply(501, "5.5.4 RET is neither FULL nor HDRS")
 BAD_ENVID = reply(501, "5.5.4 ENVID is no xtext of at most 100 characters")
 BAD_NOTIFY = reply(501, "5.5.4 NOTIFY is neither NEVER nor a list of SUCCESS, FAILURE and DELAY")
+BAD_AUTH = reply(501, "5.5.4 AUTH is no xtext of at most 500 characters")
 BAD_ORCPT = reply(501, "5.5.4 ORCPT is no address type and xtext of at most 500 characters")
 
 SMTPUTF8 = b"SMTPUTF8"
@@ -27,10 +28,13 @@ DSN = b"DSN"
 EIGHT_BIT = b"8BITMIME"
 BINARY = b"BINARYMIME"
 CHUNKING = b"CHUNKING"
+AUTH = b"AUTH"
 
 MAX_ENVID = 100
 MAX_ORCPT = 500
 """Longest values in characters (RFC 3461 sections 4.2 and 4.4)."""
+MAX_AUTH = 500
+"""Longest value in characters (RFC 4954 section 3)."""
 
 _BODY_NEEDS: dict[bytes, frozenset[bytes]] = {
     b"": NOTHING,
@@ -40,6 +44,7 @@ _BODY_NEEDS: dict[bytes, frozenset[bytes]] = {
 }
 _UTF8_NEEDS = frozenset({SMTPUTF8})
 _DSN_NEEDS = frozenset({DSN})
+_AUTH_NEEDS = frozenset({AUTH})
 
 _KEY = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]*\Z")
 _VALUE = re.compile(rb"[\x21-\x3c\x3e-\x7e\x80-\xff]+\Z")
@@ -100,6 +105,11 @@ def mail_with(path: bytes, raw: bytes) -> Mail | Refused:
             return Refused(BAD_ENVID)
         passed += b" ENVID=" + envid
         needs |= _DSN_NEEDS
+    if (submitter := parameters.pop(AUTH, None)) is not None:
+        # RFC 4954 section 5: nobody need believe it, and who does not says nothing of it to whom he passes the message.
+        if not 0 < len(submitter) <= MAX_AUTH or not _XTEXT.match(submitter):
+            return Refused(BAD_AUTH)
+        needs |= _AUTH_NEEDS
     prdr = parameters.pop(b"PRDR", None)
     if prdr:
         return Refused(BAD_PRDR)

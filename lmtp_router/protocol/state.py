@@ -28,6 +28,10 @@ class ServerState(enum.Enum):
     FINAL = "final"
     TLS = "tls"
     """STARTTLS was taken: nothing is understood before TLS is there."""
+    LOGIN = "login"
+    """AUTH waits for the decision whether it is good, or for a challenge."""
+    CHALLENGED = "challenged"
+    """The next line is no command but a response, or gives up."""
     CLOSED = "closed"
 
 
@@ -47,6 +51,12 @@ class ServerInput(enum.Enum):
     STARTTLS = "starttls"
     SECURED = "secured"
     """TLS is there: the client begins anew."""
+    AUTH = "auth"
+    CHALLENGE = "challenge"
+    RESPONSE = "response"
+    CANCEL = "cancel"
+    """The client gives up, or what it sent is no response."""
+    LOGIN_DECIDED = "login-decided"
     XCLIENT = "xclient"
     XFORWARD = "xforward"
     ACCEPT = "accept"
@@ -127,6 +137,11 @@ SERVER: dict[tuple[ServerState, ServerInput], ServerState] = {
     (_S.READY, _I.XCLIENT): _S.GREETED,
     (_S.READY, _I.XFORWARD): _S.READY,
     (_S.TLS, _I.SECURED): _S.GREETED,
+    (_S.READY, _I.AUTH): _S.LOGIN,
+    (_S.LOGIN, _I.CHALLENGE): _S.CHALLENGED,
+    (_S.CHALLENGED, _I.RESPONSE): _S.LOGIN,
+    (_S.CHALLENGED, _I.CANCEL): _S.READY,
+    (_S.LOGIN, _I.LOGIN_DECIDED): _S.READY,
     (_S.MAIL, _I.LHLO): _S.READY,
     (_S.MAIL, _I.RCPT): _S.RCPT,
     (_S.MAIL, _I.RSET): _S.READY,

@@ -10,6 +10,8 @@ import enum
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from cyrusext.wire.sasl import Secret
+
 
 class Reply(NamedTuple):
     """One reply, possibly of several lines; ``raw`` is the whole of it with its CRLFs (RFC 5321 section 4.2)."""
@@ -42,11 +44,21 @@ class Reply(NamedTuple):
         return any(line.split(b" ", 1)[0] == status for line in self.lines)
 
 
-def reply(code: int, *lines: str) -> Reply:
+class OwnReply(Reply):
+    """A reply in our own words: what fails says which session of our log it belongs to, when it is sent."""
+
+    __slots__ = ()
+
+    def signed(self, ident: bytes) -> bytes:
+        """Return the whole of it with the session `ident` at its end, if it is a failure."""
+        return b"%b [%b]\r\n" % (self.raw[:-2], ident) if self.failure else self.raw
+
+
+def reply(code: int, *lines: str) -> OwnReply:
     """Build a reply of our own from ASCII `lines`."""
     last = len(lines) - 1
     raw = b"".join(b"%d%c%s\r\n" % (code, 45 if i < last else 32, line.encode("ascii")) for i, line in enumerate(lines))
-    return Reply(code, raw)
+    return OwnReply(code, raw)
 
 
 class Lhlo(NamedTuple):
@@ -136,6 +148,19 @@ class Starttls(NamedTuple):
     """STARTTLS (RFC 3207): TLS begins after the reply, and nothing may stand behind the command."""
 
 
+class Auth(NamedTuple):
+    """AUTH with its mechanism in upper case and the initial response, if there is one (RFC 4954 section 4)."""
+
+    mechanism: bytes
+    initial: Secret | None = None
+
+
+class AuthResponse(NamedTuple):
+    """What a client answers to the challenge of its AUTH."""
+
+    data: Secret
+
+
 class Xclient(NamedTuple):
     """XCLIENT of Postfix: who the client is, says a proxy that it speaks through; the session begins anew."""
 
@@ -204,8 +229,10 @@ class NeedData(enum.Enum):
 NEED_DATA = NeedData.NEED_DATA
 PAUSED = NeedData.PAUSED
 
-Command = Lhlo | Ehlo | Helo | Mail | Rcpt | Data | Bdat | Rset | Noop | Vrfy | Quit | Starttls | Xclient | Xforward
-ServerEvent = Command | Refused | BodyData | BodySpoiled | ChunkEnd | BodyEnd | NeedData
+Command = (
+    Lhlo | Ehlo | Helo | Mail | Rcpt | Data | Bdat | Rset | Noop | Vrfy | Quit | Starttls | Auth | Xclient | Xforward
+)
+ServerEvent = Command | AuthResponse | Refused | BodyData | BodySpoiled | ChunkEnd | BodyEnd | NeedData
 
 
 class Sent(enum.Enum):

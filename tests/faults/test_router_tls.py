@@ -74,6 +74,29 @@ def test_a_client_comes_through_starttls_and_sends_mail(authority: Authority, se
     play(test)
 
 
+def test_ends_that_hang_up_under_tls_are_no_errors(
+    authority: Authority, server_tls: ServerTls, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def test() -> None:
+        made = authority.issue("be", "/CN=be.example.org", "DNS:be.example.org")
+        backend = secure_backend(made, authority)
+        settings = {"tls": server_tls, **backend_tls(authority)}
+        async with RouterUnderTest({"a": backend}, settings=settings) as router:
+            client = await router.client()
+            await starttls(client, believing(authority))
+            await client.ask(b"LHLO c")
+            await client.message(BODY, U)
+            backend.close_all()
+            client.close()
+            assert router.frontend is not None
+            frontend = router.frontend
+            await wait_until(lambda: not frontend.sessions and not backend.live, "both have gone")
+
+    play(test)
+    err = capfd.readouterr().err
+    assert "Traceback" not in err and "Error" not in err, err
+
+
 def test_a_door_of_tls(authority: Authority, server_tls: ServerTls) -> None:
     async def test() -> None:
         backends = {"a": ScriptedBackend()}

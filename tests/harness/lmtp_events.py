@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmtp_router.protocol.connection import Limits, ServerConnection
+from lmtp_router.protocol.server import Limits, ServerConnection
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import PAUSED, BodyData, NeedData, ServerEvent
 

@@ -21,7 +21,7 @@ from cyrusext.runtime.config_schema import Timeouts
 from lmtp_router.doors import OPEN, Door
 from lmtp_router.frontend import Frontend
 from lmtp_router.privacy import Disclosure
-from lmtp_router.protocol.connection import Limits
+from lmtp_router.protocol.server import Limits
 from lmtp_router.routing import Routing
 from lmtp_router.settings import Settings
 
@@ -44,9 +44,20 @@ class FakeLookup:
         self.table = dict(table)
         self.asked: list[bytes] = []
         self.next: dict[bytes, list[str | Answer]] = {}
+        self.hot = False
+        """It has a hot table, too, with all that is FOUND."""
+        self.hits = 0
 
     def server_of(self, address: bytes) -> str | None:
-        return None
+        found = self.table.get(address) if self.hot and not self.next.get(address) else None
+        if not isinstance(found, str):
+            return None
+        self.hits += 1
+        return found
+
+    def servers_of(self, addresses: list[bytes]) -> list[str] | None:
+        servers = [server for address in addresses if (server := self.server_of(address)) is not None]
+        return servers if len(servers) == len(addresses) else None
 
     def recipient(self, address: bytes) -> Answer:
         self.asked.append(address)
@@ -128,6 +139,11 @@ class ScriptedBackend:
         """Close every connection."""
         for writer in list(self._writers):
             writer.transport.abort()
+
+    def close_all(self) -> None:
+        """Close every connection in good manners."""
+        for writer in list(self._writers):
+            writer.close()
 
     async def stop(self) -> None:
         self.released.set()

@@ -7,6 +7,7 @@ others), in a mount namespace of their own, so that "kill" and "hang" mean every
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -75,6 +76,24 @@ class OurServer(Server):
         """Guard it like the others; there is no syslog to catch."""
         super()._catch()
 
+    def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command of this program against it; the verb comes first, ``-c FILE`` is added at the end."""
+        command = [*self.program(), *arguments, "-c", self.config_file]
+        done = subprocess.run(
+            command,
+            env={**os.environ, **self.environment()},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(
+                f"{self.PROGRAM} {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+            )
+        return done
+
 
 class Node(OurServer):
     """`cyrusext node` with the embedded store, on the address and port where Cyrus looks for its mupdate master."""
@@ -108,26 +127,6 @@ class Node(OurServer):
 
     def ready(self) -> bool:
         return accepts(self.address, MUPDATE_PORT)
-
-    def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command of `cyrusext` against this node; the verb comes first, ``-c FILE`` is added at the end."""
-        import os
-
-        command = [*self.program(), *arguments, "-c", self.config_file]
-        done = subprocess.run(
-            command,
-            env={**os.environ, **self.environment()},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if check and done.returncode:
-            raise AssertionError(
-                f"cyrusext {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
-            )
-        return done
 
 
 class Router(OurServer):

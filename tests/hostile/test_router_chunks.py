@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cyrusext.runtime.config_schema import Timeouts
-from lmtp_router.protocol.connection import Limits
+from lmtp_router.protocol.server import Limits
 from tests.harness.lmtp_peer import LmtpClient, RouterUnderTest, Script, ScriptedBackend, play, wait_until
 
 A, B, NOBODY = b"<u0@example.org>", b"<u1@example.org>", b"<nobody@example.org>"

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from cyrusext.runtime.config_schema import Timeouts
-from lmtp_router.protocol.connection import Limits
+from lmtp_router.protocol.server import Limits
 from tests.harness.lmtp_peer import RouterUnderTest, Script, ScriptedBackend, play, wait_until
 
 A, B, A2 = b"<u0@example.org>", b"<u1@example.org>", b"<u2@example.org>"

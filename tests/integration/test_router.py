@@ -6,6 +6,7 @@ said only when it is proved; everything else that goes wrong is temporary.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -238,3 +239,25 @@ def test_a_router_that_is_restarted_serves_at_once(group: Delivery) -> None:
     group.router.restart()
     assert deliver(group, [user], message("fresh")).final[0].code == 250
     assert len(inbox(group.be2, user)) == 1
+
+
+def test_what_is_common_is_passed_on_as_it_is(group: Delivery) -> None:
+    """A client that pipelines, as Postfix does, and Cyrus' own replies: nothing is taken apart, and all arrives."""
+    first, second = new_user(group, group.be1), new_user(group, group.be2)
+
+    def express() -> int:
+        status: dict[str, int] = json.loads(group.router.cli("status", "--format", "json").stdout)
+        return status["express"]
+
+    with client(group) as connection:
+        for number in range(3):
+            connection.send(
+                f"MAIL FROM:<a@example.net>\r\nRCPT TO:<{first}@example.org>\r\nRCPT TO:<{second}@example.org>\r\n"
+                "DATA\r\n".encode()
+            )
+            assert [connection.reply().code for _ in range(4)] == [250, 250, 250, 354]
+            connection.send(message(f"common {number}") + b".\r\n")
+            assert [connection.reply().code for _ in range(2)] == [250, 250]
+    wait_until(lambda: express() >= 2, "the second and the third went the short way", 20)
+    for backend, user in ((group.be1, first), (group.be2, second)):
+        assert len(inbox(backend, user)) == 3

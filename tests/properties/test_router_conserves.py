@@ -18,7 +18,7 @@ from cyrusext.backends import Backends
 from cyrusext.lookup import Answer, Verdict
 from cyrusext.runtime.config_schema import Timeouts
 from lmtp_router.interfaces import LinkUser
-from lmtp_router.protocol.connection import ClientConnection
+from lmtp_router.protocol.client import ClientConnection
 from lmtp_router.protocol.identity import Origin
 from lmtp_router.protocol.state import ClientState
 from lmtp_router.protocol.types import NEED_DATA, Answered, Mail, Rcpt, Ready, Reply, Sent
@@ -152,6 +152,9 @@ class World:
     def server_of(self, address: bytes) -> str | None:
         return None
 
+    def servers_of(self, addresses: list[bytes]) -> list[str] | None:
+        return None
+
     def recipient(self, address: bytes) -> Answer:
         server = self.servers[int(address[1:]) % len(self.servers)]
         if server == "-":
@@ -170,6 +173,9 @@ class World:
         self.waiting.remove(delivery)
 
     # The session.
+
+    def signed(self, answer: Reply) -> bytes:
+        return answer.raw
 
     def data_decided(self, accepted: bool) -> None:
         assert self.decided is None

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyrusext.errors import RemoteProtocolError
-from lmtp_router.protocol.connection import ClientConnection, Limits, ServerConnection
+from lmtp_router.protocol.client import ClientConnection
+from lmtp_router.protocol.server import Limits, ServerConnection
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import (
     PAUSED,
+    Auth,
     BodyData,
     BodyEnd,
     BodySpoiled,
@@ -38,6 +40,12 @@ _LINES = st.sampled_from(
         b"BDAT 7 LAST\r\n",
         b"BDAT 0 LAST\r\n",
         b"BDAT x\r\n",
+        b"AUTH PLAIN\r\n",
+        b"AUTH PLAIN AG11\r\n",
+        b"AUTH LOGIN\r\n",
+        b"AG11\r\n",
+        b"*\r\n",
+        b"MAIL FROM:<> AUTH=<>\r\n",
         b".\r\n",
         b"\r\n",
         b"text\r\n",
@@ -58,6 +66,7 @@ LIMITS = Limits(max_size=200, max_line=60, max_recipients=3, max_errors=8)
 
 def events(octets: bytes, cuts: list[int], *, accept: bool) -> list[ServerEvent]:
     connection = ServerConnection(LIMITS)
+    connection.offers = ("AUTH PLAIN",)
     found: list[ServerEvent] = []
     at = turn = 0
     while at < len(octets):
@@ -71,6 +80,11 @@ def events(octets: bytes, cuts: list[int], *, accept: bool) -> list[ServerEvent]
                     connection.accept_data() if accept else connection.refuse_data()
                 elif connection.state is ServerState.FINAL:
                     connection.replied()
+                elif connection.state is ServerState.LOGIN:
+                    if found[-1] == Auth(b"PLAIN"):
+                        connection.challenged()
+                    else:
+                        connection.login_decided(good=accept)
                 else:
                     return found
             elif isinstance(event, BodySpoiled | BodyEnd):

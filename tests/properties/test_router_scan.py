@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lmtp_router.protocol._scan import BodyScanner
+from lmtp_router.protocol._scan import BodyScanner, choose_instructions
 
 _PIECES = st.sampled_from(
     [
@@ -27,6 +30,14 @@ _PIECES = st.sampled_from(
 )
 BODIES = st.lists(_PIECES, max_size=40).map(b"".join)
 CUTS = st.lists(st.integers(1, 80), min_size=1, max_size=10)
+
+
+@pytest.fixture(params=[True, False], ids=["widest", "plain"], autouse=True, scope="module")
+def instructions(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Both ways to scan; a processor without AVX2 has one."""
+    choose_instructions(request.param)
+    yield
+    choose_instructions(True)
 
 
 def plain_end(data: bytes) -> int:
@@ -64,7 +75,7 @@ def run(data: bytes, cuts: list[int], *, replace: bool = False) -> tuple[int, by
 @example(b"x" * 62 + b"\r\n.\r\n", [200])
 @example(b"\r\n.\r.\r\n", [1])
 def test_end_and_flags(body: bytes, cuts: list[int]) -> None:
-    data = body + b"\r\n.\r\ntrailing\r\n.\r\n"
+    data = body + b"\r\n.\r\ntrailing\0\r\n.\r\n"
     end, passed, scanner = run(data, cuts)
     assert end == plain_end(data)
     message = data[: end - 3]
@@ -95,3 +106,10 @@ def test_replaced_newlines(body: bytes, cuts: list[int]) -> None:
     assert unstuff(passed) == re.sub(rb"\r\n|\r|\n", b"\r\n", unstuff(message))
     if not is_bare(message):
         assert passed.replace(b"\r\n.", b"\r\n") == message.replace(b"\r\n.", b"\r\n")
+
+
+def test_the_widest_instructions_are_used() -> None:
+    """What the kernel says of the processor decides, and nothing else."""
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    assert choose_instructions(True) is (flags is not None and " avx2 " in f"{flags[1]} ")
+    assert choose_instructions(False) is False

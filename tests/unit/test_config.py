@@ -15,6 +15,8 @@ from cyrusext.runtime.config import Config, load, parse
 from cyrusext.runtime.config_check import NOT_YET, findings, require
 from cyrusext.runtime.config_doc import document, to_toml
 from cyrusext.runtime.config_schema import SECTIONS, parse_size
+from lmtp_router.settings import settings_of
+from tests.harness.certificates import Authority
 
 ROOT = Path(__file__).parents[2]
 
@@ -173,6 +175,12 @@ def test_the_defaults_can_run() -> None:
         ("[backends.be1]\nweight = 2", "weight", "not available in this version", False),
         ('[lmtp]\nbackend_user = "lmtp"', "backend_password_file", "expected a file", True),
         ('[lmtp]\nbackend_password_file = "/nonexistent"', "backend_password_file", "can not be read", True),
+        ('[lmtp]\npwcheck = "file"', "password_file", "expected a file", True),
+        ('[lmtp]\npwcheck = "file"\npassword_file = "/nonexistent"', "password_file", "can not be read", True),
+        ('[lmtp]\npwcheck = "sasldb"\nsasldb_path = "/nonexistent"', "sasldb_path", "can not be read", True),
+        ('[lmtp]\npwcheck = "file"\nrealm = "x"', "realm", 'no effect with pwcheck = "file"', False),
+        ('[lmtp]\nauth_users = ["mx"]', "auth_users", 'no effect with pwcheck = "off"', False),
+        ('[lmtp]\nlisten = ["0.0.0.0:24"]\npwcheck = "sasldb"', "listen", "set tls_cert and pwcheck", True),
         ('[backends.be1]\nhost = "a b"', "host", "expected a host name", True),
     ],
 )
@@ -184,6 +192,24 @@ def test_findings(text: str, key: str, words: str, fatal: bool) -> None:
 def test_trusted_networks_open_the_router() -> None:
     found = findings(parse(b'[lmtp]\nlisten = ["0.0.0.0:24"]\ntrusted = ["10.0.0.0/8"]', "f.toml"))
     assert found == []
+
+
+def test_logins_under_tls_open_the_router(tmp_path: Path) -> None:
+    made = Authority(tmp_path).issue("router", "/CN=router.example.org", "DNS:router.example.org")
+    passwords = tmp_path / "passwords"
+    passwords.write_text("mx:secret\n")
+    passwords.chmod(0o600)
+    text = (
+        f'[lmtp]\nlisten = ["0.0.0.0:24"]\ntls_cert = "{made.cert}"\ntls_key = "{made.key}"\n'
+        f'pwcheck = "file"\npassword_file = "{passwords}"\n'
+    )
+    config = parse(text.encode(), "f.toml")
+    assert [finding for finding in findings(config, {"lmtp"}) if finding.fatal] == []
+    settings = settings_of(config)
+    assert settings.hears_strangers
+    passwords.write_text("no colon\n")
+    with pytest.raises(ConfigError, match="expected user:password"):
+        settings_of(config)
 
 
 def test_secrets_for_all_to_read_are_found(tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ LAYERS: tuple[frozenset[str], ...] = (
             "cyrusext.mupdate.forwarding",
             "cyrusext.mupdate.leading",
             "cyrusext.mupdate.leftover",
-            "cyrusext.mupdate.login",
             "cyrusext.mupdate.server",
             "cyrusext.mupdate.service",
             "cyrusext.mupdate.channel",

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmtp_router.protocol.codec import parse_command
-from lmtp_router.protocol.connection import ServerConnection
 from lmtp_router.protocol.identity import XCLIENT, XFORWARD, Origin, build_xforward, iter_known, parse_attributes
+from lmtp_router.protocol.server import ServerConnection
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import NEED_DATA, Lhlo, Refused, ServerEvent, Xclient, Xforward
 

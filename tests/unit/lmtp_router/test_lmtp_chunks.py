@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmtp_router.protocol.connection import Limits, ServerConnection
+from lmtp_router.protocol.server import Limits, ServerConnection
 from lmtp_router.protocol.types import (
     NEED_DATA,
     PAUSED,

@@ -134,7 +134,7 @@ REFUSED = [
     (b"MAIL FROM:<\xc3\xa4@example.org>", b"553 5.6.7"),
     (b"MAIL FROM:<\xc3\xa4@example.org> SIZE=1", b"553 5.6.7"),
     (b"MAIL FROM:<\xc3@example.org> SMTPUTF8", b"501 5.1.7"),
-    (b"MAIL FROM:<a@example.org> AUTH=<>", b"555 5.5.4"),
+    (b"MAIL FROM:<a@example.org> AUTH=", b"501 5.5.4"),
     (b"RCPT TO:<>", b"501 5.1.3"),
     (b"RCPT TO:<@a.example:>", b"501 5.1.3"),
     (b"RCPT TO:<@a.example>", b"501 5.1.3"),

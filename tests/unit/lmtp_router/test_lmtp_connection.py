@@ -7,7 +7,9 @@ import re
 import pytest
 
 from cyrusext.errors import LocalProtocolError, RemoteProtocolError
-from lmtp_router.protocol.connection import END_OF_DATA, ClientConnection, Limits, ServerConnection
+from lmtp_router.protocol.client import ClientConnection
+from lmtp_router.protocol.codec import END_OF_DATA
+from lmtp_router.protocol.server import Limits, ServerConnection
 from lmtp_router.protocol.state import CLIENT, SERVER, ClientInput, ClientState, ServerInput, ServerState
 from lmtp_router.protocol.types import (
     NEED_DATA,

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from cyrusext.errors import RemoteProtocolError
-from lmtp_router.protocol.connection import ClientConnection
+from lmtp_router.protocol.client import ClientConnection
 from lmtp_router.protocol.handshake import NO_TLS, Tls
 from lmtp_router.protocol.state import ClientState
 from lmtp_router.protocol.types import NEED_DATA, ClientEvent, HandshakeFailed, Mail, Ready, TlsWanted

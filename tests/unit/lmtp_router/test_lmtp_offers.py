@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lmtp_router.protocol.connection import ServerConnection, offered
+from lmtp_router.protocol.server import ServerConnection, offered
 from lmtp_router.protocol.types import Ehlo, Helo, Lhlo, Mail, Rcpt, Refused
 
 ALL = frozenset({b"8BITMIME", b"SMTPUTF8", b"DSN", b"CHUNKING", b"BINARYMIME", b"XFOO"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cyrusext.errors import LocalProtocolError
-from lmtp_router.protocol.connection import ServerConnection
+from lmtp_router.protocol.server import ServerConnection
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import NEED_DATA, PAUSED, Lhlo, Mail, Refused, ServerEvent, Starttls
 

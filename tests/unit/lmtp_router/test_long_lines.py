@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmtp_router.protocol.connection import ServerConnection
 from lmtp_router.protocol.lines import PIECE, LongLines
+from lmtp_router.protocol.server import ServerConnection
 from lmtp_router.protocol.types import NEED_DATA, BodyData, BodyEnd, BodySpoiled, Data, Verdict
 
 

@@ -169,7 +169,9 @@ def test_a_turn_does_what_comes_of_it_and_survives_an_error() -> None:
     assert seen == [1, 2, 1, 2]
 
 
-@pytest.mark.parametrize("name", ["session", "transaction", "delivery", "backends", "protocol.connection", "turn"])
+@pytest.mark.parametrize(
+    "name", ["session", "transaction", "delivery", "express", "backends", "protocol.client", "protocol.server", "turn"]
+)
 def test_the_data_path_is_compiled(name: str) -> None:
     module = importlib.import_module(f"lmtp_router.{name}")
     assert Path(str(module.__file__)).suffix == ".so"

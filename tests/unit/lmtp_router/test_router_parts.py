@@ -67,6 +67,9 @@ class Table:
     def server_of(self, address: bytes) -> str | None:
         return None
 
+    def servers_of(self, addresses: list[bytes]) -> list[str] | None:
+        return None
+
     def recipient(self, address: bytes) -> Answer:
         self.asked.append(address)
         return self.answer

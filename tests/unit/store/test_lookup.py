@@ -139,3 +139,27 @@ def test_replaced_store_is_found_again(store: Store, lookup: Lookup, tmp_path: P
         put(again, b"user.alice")
         again.beat(fresh=True)
         assert lookup.recipient(b"alice@example.org").verdict is Verdict.FOUND
+
+
+def test_the_servers_of_several_are_those_of_each(store: Store, lookup: Lookup) -> None:
+    for user in range(40):
+        put(store, b"user.u%d" % user)
+    put(store, b"user.moving", State.RESERVED)
+    addresses = [b"u%d@example.org" % user for user in range(40)]
+    assert lookup.servers_of(addresses) is None, "the index is opened by the first that takes the long way"
+    assert lookup.recipient(b"u1@example.org").server == "be1"
+    assert lookup.servers_of([]) == []
+    assert lookup.servers_of(addresses) == [lookup.server_of(address) for address in addresses] == ["be1"] * 40
+    for doubtful in (b"nobody@example.org", b"moving@example.org", b"", b"a b@example.org", b"x" * 600):
+        assert lookup.server_of(doubtful) is None
+        for place in (0, 15, 16, 40):
+            assert lookup.servers_of([*addresses[:place], doubtful, *addresses[place:]]) is None
+
+
+def test_no_server_of_anybody_without_an_index(tmp_path: Path) -> None:
+    lookup = Lookup(tmp_path / "state", NameRules())
+    try:
+        assert lookup.server_of(b"u1") is None
+        assert lookup.servers_of([b"u1"]) is None
+    finally:
+        lookup.close()

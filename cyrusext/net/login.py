@@ -1,4 +1,4 @@
-"""One client's login, from AUTHENTICATE to who it is.
+"""One client's login, from the mechanism that it names to who it is.
 
 Rule: the exchange is worked on in the login threads and by one of them at a time; it is given back even when the client
 leaves in the middle, and never while a thread is at it.  A PLAIN login that was proven before needs no thread at all.

@@ -1,55 +1,59 @@
-"""The two ends of an LMTP or SMTP connection without a socket: octets in, events out; decisions in, octets out.
+"""The server's end of an LMTP or SMTP connection without a socket: octets in, events out; decisions in, replies out.
 
-Rule: nothing of a body is accepted before `ServerConnection.accept_data`, and nothing of it is sent before the backend
-said 354: the gate is `state.CLIENT`, and a caller who tries gets LocalProtocolError.  No input makes these classes
-raise anything but RemoteProtocolError.
+Rule: nothing of a body is accepted before `ServerConnection.accept_data`, and what follows it is no command before
+`replied`.  No input makes it raise anything.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from cyrusext.errors import LocalProtocolError, RemoteProtocolError
+from cyrusext.errors import LocalProtocolError
 from lmtp_router.protocol import codec
 from lmtp_router.protocol._scan import BodyScanner
 from lmtp_router.protocol._tuples import record
 from lmtp_router.protocol.chunks import ChunkReader
-from lmtp_router.protocol.handshake import EXPECTED, Handshake, Step, Tls
-from lmtp_router.protocol.identity import Origin, build_xforward
 from lmtp_router.protocol.lines import LongLines
-from lmtp_router.protocol.parameters import DSN, EIGHT_BIT, SMTPUTF8, UNKNOWN_PARAMETER
-from lmtp_router.protocol.state import CLIENT, SERVER, ClientInput, ClientState, ServerInput, ServerState
+from lmtp_router.protocol.login import (
+    ALREADY,
+    LONG_RESPONSE,
+    MAX_RESPONSE,
+    MECHANISM,
+    NOT_OFFERED,
+    REQUIRED,
+    UNKNOWN_MECHANISM,
+    parse_response,
+)
+from lmtp_router.protocol.parameters import AUTH, DSN, EIGHT_BIT, SMTPUTF8, UNKNOWN_PARAMETER
+from lmtp_router.protocol.state import SERVER, ServerInput, ServerState
 from lmtp_router.protocol.types import (
     NEED_DATA,
     NOTHING,
     PAUSED,
-    Answered,
+    Auth,
+    AuthResponse,
     Bdat,
     BodyData,
     BodyEnd,
     BodySpoiled,
     ChunkEnd,
-    ClientEvent,
     Command,
     Data,
     Ehlo,
-    HandshakeFailed,
     Helo,
     Lhlo,
     Mail,
     Noop,
     Quit,
     Rcpt,
-    Ready,
     Refused,
     Reply,
     Rset,
-    Sent,
     ServerEvent,
     Starttls,
-    TlsWanted,
     Verdict,
     Vrfy,
     Xclient,
@@ -57,7 +61,6 @@ from lmtp_router.protocol.types import (
     reply,
 )
 
-END_OF_DATA = b".\r\n"
 PRDR = b"PRDR"
 """A reply for each recipient in SMTP (draft-hall-prdr); between the client and us, whatever the backends have."""
 
@@ -74,6 +77,7 @@ _INPUT: dict[type, ServerInput] = {
     Vrfy: ServerInput.NOOP,
     Quit: ServerInput.QUIT,
     Starttls: ServerInput.STARTTLS,
+    Auth: ServerInput.AUTH,
     Xclient: ServerInput.XCLIENT,
     Xforward: ServerInput.XFORWARD,
 }
@@ -95,6 +99,7 @@ _SEQUENCE = {
 NOT_YOU = reply(550, "5.7.0 You are not trusted with this")
 _OFFER: dict[type, tuple[str, Reply]] = {
     Starttls: ("STARTTLS", codec.UNKNOWN),
+    Auth: ("AUTH", NOT_OFFERED),
     Xclient: ("XCLIENT", NOT_YOU),
     Xforward: ("XFORWARD", NOT_YOU),
 }
@@ -127,6 +132,13 @@ _OWN = ("PIPELINING", "ENHANCEDSTATUSCODES", "CHUNKING")
 _UNKNOWN = frozenset({EIGHT_BIT})
 
 
+@functools.lru_cache(maxsize=64)
+def _hello(hostname: str, max_size: int, extensions: frozenset[bytes], offers: tuple[str, ...]) -> Reply:
+    """The reply to LHLO or EHLO, which hardly ever changes."""
+    words = (*sorted(word.decode("ascii") for word in extensions), *offers)
+    return reply(250, hostname, *_OWN, f"SIZE {max_size}", *words)
+
+
 class ServerConnection:
     """The server's end.
 
@@ -153,6 +165,8 @@ class ServerConnection:
         "_smtp",
         "_utf8",
         "_verdict",
+        "logged_in",
+        "login_required",
         "offers",
         "state",
     )
@@ -166,6 +180,9 @@ class ServerConnection:
         self._utf8 = False
         self.offers: tuple[str, ...] = ()
         """Lines of the reply to LHLO that depend on who the client is and how it comes, such as STARTTLS."""
+        self.logged_in = False
+        self.login_required = False
+        """MAIL waits for AUTH."""
         self._limits = limits or Limits()
         self._replace = replace_bare_newlines
         self._buffer = b""
@@ -194,8 +211,7 @@ class ServerConnection:
             self._offered = NOTHING
             return reply(250, hostname)
         self._offered = shared | {PRDR} if self._smtp else shared
-        words = (*sorted(word.decode("ascii") for word in self._offered), *self.offers)
-        return reply(250, hostname, *_OWN, f"SIZE {self._limits.max_size}", *words)
+        return _hello(hostname, self._limits.max_size, self._offered, self.offers)
 
     def receive_data(self, data: bytes) -> None:
         """Take octets from the client."""
@@ -214,10 +230,10 @@ class ServerConnection:
             self._take_chunk()
             return self._pending.popleft() if self._pending else NEED_DATA
         if state in _PAUSED:
-            return PAUSED
+            return self._take_response() if state is ServerState.CHALLENGED else PAUSED
         if self._skip and not self._skip_chunk():
             return NEED_DATA
-        line = self._next_line()
+        line = self._next_line(self._limits.max_line)
         if line is None:
             return NEED_DATA
         if self._skipping or len(line) > self._limits.max_line:
@@ -230,17 +246,33 @@ class ServerConnection:
             return self._refuse(command.reply, close=command.close or _is_bdat(line))
         return self._enter(command)
 
-    def _next_line(self) -> bytes | None:
-        """The next line without its LF; a line that grows too long is thrown away while it comes."""
+    def _next_line(self, longest: int) -> bytes | None:
+        """The next line without its LF; a line that grows longer than `longest` is thrown away while it comes."""
         end = self._buffer.find(b"\n", self._at)
         if end < 0:
-            if self._skipping or self.buffered > self._limits.max_line:
+            if self._skipping or self.buffered > longest:
                 self._skipping = True
                 self._buffer, self._at = b"", 0
             return None
         line = self._buffer[self._at : end]
         self._at = end + 1
         return line
+
+    def _take_response(self) -> ServerEvent:
+        """The line behind a challenge."""
+        line = self._next_line(MAX_RESPONSE)
+        if line is None:
+            return NEED_DATA
+        if self._skipping or len(line) >= MAX_RESPONSE:
+            self._skipping = False
+            answer: AuthResponse | Refused = Refused(LONG_RESPONSE)
+        else:
+            answer = parse_response(line[:-1]) if line.endswith(b"\r") else Refused(codec.BAD_LINE)
+        if isinstance(answer, Refused):
+            self._decide(ServerInput.CANCEL)
+            return self._refuse(answer.reply)
+        self._decide(ServerInput.RESPONSE)
+        return answer
 
     def _enter(self, command: Command) -> ServerEvent:
         after = SERVER.get((self.state, _INPUT[type(command)]))
@@ -249,9 +281,16 @@ class ServerConnection:
         if after is None:
             return self._refuse(_SEQUENCE[self.state])
         if isinstance(command, Mail):
+            if self.login_required:
+                return self._refuse(REQUIRED)
+            if AUTH in command.needs:
+                # Between the client and us.
+                if not self._is_offered("AUTH"):
+                    return self._refuse(UNKNOWN_PARAMETER)
+                command = command._replace(needs=command.needs - {AUTH})
             if command.size > self._limits.max_size:
                 return Refused(TOO_LARGE)
-            if not command.needs <= self._offered or (command.prdr and PRDR not in self._offered):
+            if not self._takes(command):
                 return self._refuse(UNKNOWN_PARAMETER)
             self._recipients = 0
             if self._smtp and not command.prdr:
@@ -267,13 +306,33 @@ class ServerConnection:
             self._recipients += 1
         elif isinstance(command, Lhlo | Ehlo | Helo) and self._smtp is isinstance(command, Lhlo):
             return self._refuse(IS_SMTP if self._smtp else IS_LMTP)
-        elif type(command) in _OFFER and not self._is_offered(command):
+        elif type(command) in _OFFER and not self._is_offered(_OFFER[type(command)][0]):
             return self._refuse(_OFFER[type(command)][1])
+        elif isinstance(command, Auth) and (self.logged_in or command.mechanism != MECHANISM):
+            return self._refuse(ALREADY if self.logged_in else UNKNOWN_MECHANISM)
         self.state = after
         return command
 
-    def _is_offered(self, command: Command) -> bool:
-        word, _ = _OFFER[type(command)]
+    def _takes(self, mail: Mail) -> bool:
+        """Were all extensions offered that it needs?"""
+        return mail.needs <= self._offered and (not mail.prdr or PRDR in self._offered)
+
+    def would_take(self, mail: Mail, recipients: int) -> bool:
+        """Would MAIL and so many RCPTs be taken now, nothing being left to read or to decide?"""
+        limits = self._limits
+        return (
+            self.state is ServerState.READY
+            and not self._smtp
+            and not self.login_required
+            and self._at >= len(self._buffer)
+            and not self._skip
+            and not self._skipping
+            and mail.size <= limits.max_size
+            and recipients <= limits.max_recipients
+            and self._takes(mail)
+        )
+
+    def _is_offered(self, word: str) -> bool:
         return any(line.partition(" ")[0] == word for line in self.offers)
 
     def secured(self) -> None:
@@ -281,6 +340,18 @@ class ServerConnection:
         self._decide(ServerInput.SECURED)
         self._buffer, self._at = b"", 0
         self._skipping = False
+        self.logged_in = False
+
+    def challenged(self) -> None:
+        """334 is being sent: the next line answers it."""
+        self._decide(ServerInput.CHALLENGE)
+
+    def login_decided(self, *, good: bool) -> None:
+        """AUTH is answered; a `good` one lets the client send mail."""
+        self._decide(ServerInput.LOGIN_DECIDED)
+        if good:
+            self.logged_in = True
+            self.login_required = False
 
     def _refuse(self, answer: Reply, *, close: bool = False) -> Refused:
         if close:
@@ -302,20 +373,9 @@ class ServerConnection:
             self._size += len(buffer) - at
             self._buffer, self._at = b"", 0
         else:
-            self._size += end - at - len(END_OF_DATA)
+            self._size += end - at - len(codec.END_OF_DATA)
             self._at = end
-        if self._verdict is Verdict.GOOD:
-            if self._scanner.bare_newline and not self._replace:
-                # Nothing of this chunk goes on: what follows a bare newline could end the message at the backend.
-                self._verdict = Verdict.BARE_NEWLINE
-            elif self._size > self._limits.max_size:
-                self._verdict = Verdict.TOO_LARGE
-            elif self._lines.feed(octets):
-                self._verdict = Verdict.FALSE_END
-            elif octets:
-                self._pending.append(record(BodyData, octets))
-            if self._verdict is not Verdict.GOOD:
-                self._pending.append(BodySpoiled(self._verdict))
+        self._pass_on(octets, self._scanner.bare_newline, self._size)
         if end >= 0:
             self.state = SERVER[self.state, ServerInput.END]
             self._pending.append(BodyEnd(self._size, self._verdict, self._scanner.nul))
@@ -346,17 +406,7 @@ class ServerConnection:
         if self._at >= len(self._buffer) and not chunks.whole:
             return
         self._at, octets = chunks.take(self._buffer, self._at)
-        if self._verdict is Verdict.GOOD:
-            if chunks.bare_newline and not self._replace:
-                self._verdict = Verdict.BARE_NEWLINE
-            elif chunks.size > self._limits.max_size:
-                self._verdict = Verdict.TOO_LARGE
-            elif self._lines.feed(octets):
-                self._verdict = Verdict.FALSE_END
-            elif octets:
-                self._pending.append(record(BodyData, octets))
-            if self._verdict is not Verdict.GOOD:
-                self._pending.append(BodySpoiled(self._verdict))
+        self._pass_on(octets, chunks.bare_newline, chunks.size)
         if not chunks.whole:
             return
         if chunks.last:
@@ -365,6 +415,22 @@ class ServerConnection:
         else:
             self.state = SERVER[self.state, ServerInput.CHUNK_END]
             self._pending.append(ChunkEnd(self._asked.size))
+
+    def _pass_on(self, octets: bytes, bare_newline: bool, size: int) -> None:
+        """Let octets of a body go on; what is wrong with them or with the body so far spoils all of it, once."""
+        if self._verdict is not Verdict.GOOD:
+            return
+        if bare_newline and not self._replace:
+            # Nothing of this chunk goes on: what follows a bare newline could end the message at the backend.
+            self._verdict = Verdict.BARE_NEWLINE
+        elif size > self._limits.max_size:
+            self._verdict = Verdict.TOO_LARGE
+        elif self._lines.feed(octets):
+            self._verdict = Verdict.FALSE_END
+        elif octets:
+            self._pending.append(record(BodyData, octets))
+        if self._verdict is not Verdict.GOOD:
+            self._pending.append(BodySpoiled(self._verdict))
 
     def accept_data(self) -> None:
         """354 is being sent: what follows is the body.  Or: the first chunk is taken."""
@@ -395,187 +461,21 @@ class ServerConnection:
         self.state = after
 
 
-_PAUSED = frozenset({ServerState.DATA, ServerState.CHUNK_ASKED, ServerState.FINAL, ServerState.TLS, ServerState.CLOSED})
+_PAUSED = frozenset(
+    {
+        ServerState.DATA,
+        ServerState.CHUNK_ASKED,
+        ServerState.FINAL,
+        ServerState.TLS,
+        ServerState.LOGIN,
+        ServerState.CHALLENGED,
+        ServerState.CLOSED,
+    }
+)
+"""States in which no command is understood."""
 _NO_CHUNKS = ChunkReader(binary=True)
 
 
 def _is_bdat(line: bytes) -> bool:
     """Tell whether a line that is refused was to announce octets that can not be told from commands then."""
     return line[:4].upper() == b"BDAT"
-
-
-class ClientConnection:
-    """Our end of a connection to a backend: what comes before a transaction by itself, then what the caller sends.
-
-    After TlsWanted the caller begins TLS and calls `secured`.  `data_to_send` has to be written after `next_event`
-    returned NEED_DATA.
-    """
-
-    __slots__ = (
-        "_expected",
-        "_handshake",
-        "_out",
-        "_parser",
-        "_replies",
-        "_turn",
-        "_unsent",
-        "extensions",
-        "state",
-    )
-
-    def __init__(
-        self, hostname: str, credentials: tuple[str, str] | None = None, tls: Tls = Tls.OFF, *, external: bool = False
-    ) -> None:
-        self.state = ClientState.GREETING
-        self.extensions: frozenset[bytes] = frozenset()
-        self._handshake = Handshake(hostname, credentials, tls, external=external)
-        self._parser = codec.ReplyParser()
-        self._replies: deque[Reply] = deque()
-        self._expected: deque[tuple[Sent, object]] = deque()
-        self._out: list[bytes] = []
-        self._turn: deque[bytes] = deque()
-        self._unsent = 0
-        """Of what is expected, the last so many commands have not been taken to be written."""
-
-    @property
-    def outstanding(self) -> int:
-        """Number of replies that the backend owes."""
-        return len(self._expected)
-
-    @property
-    def reusable(self) -> bool:
-        """True between transactions, when nothing is owed and nothing half came."""
-        return self.state is ClientState.READY and not self._expected and not self._replies and not self._parser.partial
-
-    def receive_data(self, data: bytes) -> None:
-        """Take octets from the backend; raises RemoteProtocolError (fatal) for what is no reply."""
-        self._replies.extend(self._parser.feed(data))
-
-    def next_event(self) -> ClientEvent:
-        """Return the next answer; raises RemoteProtocolError (fatal) for a reply that nothing asked for.
-
-        A reply that came before its command was written is no answer to it: taken for one, it and all after it would
-        be told to the wrong recipients.
-        """
-        while self._replies:
-            answer = self._replies.popleft()
-            if self.state in EXPECTED:
-                if self._out:
-                    raise RemoteProtocolError(f"the backend said {answer.code} unasked", fatal=True)
-                event = self._shake(answer)
-                if event is not None:
-                    return event
-                continue
-            if len(self._expected) <= self._unsent:
-                raise RemoteProtocolError(f"the backend said {answer.code} unasked", fatal=True)
-            return self._match(answer)
-        return NEED_DATA
-
-    def data_to_send(self) -> bytes:
-        """Octets that have to be written now."""
-        if not self._out:
-            return b""
-        data = b"".join(self._out)
-        self._out.clear()
-        self._unsent = len(self._turn)
-        return data
-
-    def _shake(self, answer: Reply) -> Ready | TlsWanted | HandshakeFailed | None:
-        step = self._handshake.take(self.state, answer)
-        if isinstance(step.event, TlsWanted) and (self._replies or self._parser.partial):
-            # Whoever put it there would have it taken for what the backend says under TLS.
-            raise RemoteProtocolError("the backend sent something behind its reply to STARTTLS", fatal=True)
-        self.extensions = self._handshake.extensions
-        self._follow(step)
-        return step.event
-
-    def secured(self) -> None:
-        """TLS is there: say LHLO anew."""
-        self._follow(self._handshake.secured())
-
-    @property
-    def secure(self) -> bool:
-        """True under TLS."""
-        return self._handshake.secure
-
-    @property
-    def wants_origin(self) -> bool:
-        """True if the backend wants to hear who sends."""
-        return bool(self._handshake.xforward)
-
-    def xforward(self, origin: Origin) -> None:
-        """Tell who sends the next transaction, as far as the backend wants to know."""
-        for line in build_xforward(origin, self._handshake.xforward):
-            self._send(Sent.XFORWARD, ClientInput.XFORWARD, None, line)
-
-    def _follow(self, step: Step) -> None:
-        if step.move is None:
-            self.state = ClientState.CLOSED
-        else:
-            self._move(step.move)
-        if step.octets:
-            self._out.append(step.octets)
-
-    def _match(self, answer: Reply) -> Answered:
-        sent, context = self._expected.popleft()
-        if not answer.failure and answer.positive is (sent is Sent.DATA):
-            raise RemoteProtocolError(f"the backend answered {sent.value} with {answer.code}", fatal=True)
-        if sent is Sent.DATA:
-            self._move(ClientInput.REFUSED if answer.failure else ClientInput.GO_AHEAD)
-        elif sent is Sent.MESSAGE:
-            if not self._expected:
-                self._move(ClientInput.REPLIED)
-        elif sent is Sent.RSET:
-            if answer.failure:
-                raise RemoteProtocolError(f"the backend answered RSET with {answer.code}", fatal=True)
-            self._move(ClientInput.RESET_DONE)
-        if self._turn:
-            self._out.append(self._turn.popleft())
-        return record(Answered, sent, context, answer)
-
-    def mail(self, mail: Mail) -> None:
-        """Begin a transaction."""
-        self._send(Sent.MAIL, ClientInput.MAIL, None, codec.build_mail(mail, self.extensions))
-
-    def rcpt(self, path: bytes, context: object) -> None:
-        """Name a recipient."""
-        self._send(Sent.RCPT, ClientInput.RCPT, context, codec.build_rcpt(path))
-
-    def data(self) -> None:
-        """Ask for the go-ahead."""
-        self._send(Sent.DATA, ClientInput.DATA, None, b"DATA\r\n")
-
-    def rset(self) -> None:
-        """Give the transaction up; replies that are owed still come."""
-        self._send(Sent.RSET, ClientInput.RSET, None, b"RSET\r\n")
-
-    def noop(self) -> None:
-        """Ask whether the backend is still there; as after `rset`, the connection may be used again when it answers."""
-        self._send(Sent.RSET, ClientInput.NOOP, None, b"NOOP\r\n")
-
-    def body(self, chunk: bytes) -> bytes:
-        """Return `chunk` to be written; raises LocalProtocolError where the backend has not said 354."""
-        if self.state is not ClientState.BODY:
-            raise LocalProtocolError(f"a body in state {self.state.value}")
-        return chunk
-
-    def end(self, contexts: list[object]) -> bytes:
-        """Return the end of the body to be written; one reply per recipient is expected (RFC 2033 section 4.2)."""
-        self._move(ClientInput.END)
-        self._expected.extend((Sent.MESSAGE, context) for context in contexts)
-        return END_OF_DATA
-
-    def _send(self, sent: Sent, step: ClientInput, context: object, line: bytes) -> None:
-        self._move(step)
-        if self._expected and b"PIPELINING" not in self.extensions:
-            self._turn.append(line)
-        else:
-            self._out.append(line)
-        self._expected.append((sent, context))
-        self._unsent += 1
-
-    def _move(self, step: ClientInput) -> None:
-        after = CLIENT.get((self.state, step))
-        if after is None:
-            raise LocalProtocolError(f"{step.value} in state {self.state.value}")
-        self.state = after
