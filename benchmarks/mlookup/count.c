@@ -12,7 +12,7 @@
 #include "hot.h"
 #include "node.h"
 
-static const unsigned steps[8] = {0, 1, 3, 6, 10, 15, 21, 28};
+static const unsigned steps[8] = {0, 1, 2, 4, 8, 16, 32, 63};
 
 static int has(const cyx_line *line, uint64_t fingerprint)
 {
@@ -35,7 +35,7 @@ static unsigned touched(const cyx_hot_header *header, const cyx_line *all, const
     *found_r = has(&all[home], fingerprint);
     for (unsigned i = 1; i < 8 && !*found_r; i++)
         if (head >> (8 * i) & 255) {
-            *found_r = has(&all[page + (home + steps[i]) % CYX_PAGE_LINES], fingerprint);
+            *found_r = has(&all[page + (home % CYX_PAGE_LINES ^ steps[i])], fingerprint);
             count++;
         }
     return count;

@@ -1,4 +1,5 @@
 /* hot.c - the hot table as its readers open it: nothing in the file is believed before it was checked. */
+#define _GNU_SOURCE 1
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -45,6 +46,30 @@ static int check(const cyx_hot_header *header, uint64_t size, const char *path)
     return CYX_OK;
 }
 
+/* A mapping that does not begin at a multiple of a large page has small ones, whatever the file's memory is made of. */
+void *cyx_hot_map(int fd, size_t size, int protection)
+{
+    if (size < CYX_LARGE_PAGE || size > SIZE_MAX - CYX_LARGE_PAGE)
+        return mmap(NULL, size, protection, MAP_SHARED, fd, 0);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), mapped = (size + page - 1) / page * page;
+    size_t room = mapped + CYX_LARGE_PAGE;
+    uint8_t *around = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (around == MAP_FAILED)
+        return mmap(NULL, size, protection, MAP_SHARED, fd, 0);
+    size_t before = (CYX_LARGE_PAGE - (uintptr_t)around % CYX_LARGE_PAGE) % CYX_LARGE_PAGE;
+    void *map = mmap(around + before, size, protection, MAP_SHARED | MAP_FIXED, fd, 0);
+    if (map == MAP_FAILED) {
+        int code = errno;
+        (void)munmap(around, room);
+        errno = code;
+        return MAP_FAILED;
+    }
+    if (before)
+        (void)munmap(around, before);
+    (void)munmap(around + before + mapped, room - before - mapped);
+    return map;
+}
+
 int cyx_hot_open(cyx_hot *hot, const char *run_dir, const cyx_env *env)
 {
     char path[PATH_MAX];
@@ -65,7 +90,7 @@ int cyx_hot_open(cyx_hot *hot, const char *run_dir, const cyx_env *env)
         rc = cyx_fail(CYX_ECORRUPT, "%s is not a file of the node's", path);
     else if ((size = (size_t)st.st_size) < sizeof(cyx_hot_header))
         rc = cyx_fail(CYX_ECORRUPT, "%s is cut off", path);
-    else if ((map = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0)) == MAP_FAILED)
+    else if ((map = cyx_hot_map(fd, size, PROT_READ)) == MAP_FAILED)
         rc = cyx_fail_mdb(errno, path);
     (void)close(fd);
     if (rc)

@@ -13,7 +13,7 @@
 #include "internal.h"
 
 #define CYX_HOT_MAGIC "CYXHOT1\n"
-#define CYX_HOT_VERSION 1u
+#define CYX_HOT_VERSION 2u
 #define CYX_HOT_SERVING 1u
 #define CYX_HOT_SUPERSEDED 2u
 
@@ -49,6 +49,9 @@ uint32_t cyx_hot_route_checksum(uint32_t id, const cyx_hot_route *route);
  * CYX_ECORRUPT or CYX_EVERSION when it can not be used; CYX_EIO. */
 CYX_MUST_CHECK int cyx_hot_open(cyx_hot *hot, const char *run_dir, const cyx_env *env);
 void cyx_hot_close(cyx_hot *hot);
+/* Map `size` bytes of a table's file so that its lines can be mapped by large pages; MAP_FAILED with errno. */
+#define CYX_LARGE_PAGE ((size_t)2 << 20)
+void *cyx_hot_map(int fd, size_t size, int protection);
 static inline bool cyx_hot_serves(const cyx_hot *hot)
 {
     return hot->header && __atomic_load_n(&hot->header->state, __ATOMIC_ACQUIRE) == CYX_HOT_SERVING;

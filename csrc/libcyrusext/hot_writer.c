@@ -15,7 +15,9 @@
 #define LOAD 71u           /* per cent, when it is built: room to grow before the next one */
 #define CROWDED 80u        /* per cent, when the next one should be built */
 #define LEAST 4096u        /* mailboxes for which there is room however few there are */
-#define LARGE_PAGE ((uint64_t)2 << 20)
+#ifndef MADV_COLLAPSE /* since Linux 6.1; an older one refuses it */
+#define MADV_COLLAPSE 25
+#endif
 
 struct cyx_hot_writer {
     cyx_hot_header *header; /* mapped */
@@ -32,6 +34,15 @@ static void route_count(cyx_hot_writer *hot, uint64_t count)
     __atomic_store_n(&hot->header->route_count, count, __ATOMIC_RELEASE);
 }
 
+/* Large pages wherever the kernel has them to give, whatever a tmpfs gives by itself: a look-up then does not wait for the
+ * processor to find the page, too.  A large page is made of a piece of the file that has one block. */
+static void want_large_pages(int fd, uint8_t *map, uint64_t size)
+{
+    for (uint64_t at = 0; at + CYX_LARGE_PAGE <= size; at += CYX_LARGE_PAGE)
+        if (posix_fallocate(fd, (off_t)at, 1) || madvise(map + at, CYX_LARGE_PAGE, MADV_COLLAPSE))
+            return; /* small ones do, too */
+}
+
 /* Blocks are given now: a hole filled later by a store to memory ends in a bus error when the file system is full. */
 static int map_new(cyx_hot_writer *hot, uint64_t size)
 {
@@ -40,10 +51,15 @@ static int map_new(cyx_hot_writer *hot, uint64_t size)
     if (fd < 0)
         return cyx_fail_mdb(errno, hot->new_path);
     (void)fchmod(fd, 0644);
-    int rc = posix_fallocate(fd, 0, (off_t)size);
-    void *map = rc ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    int rc = ftruncate(fd, (off_t)size) ? errno : 0;
+    void *map = rc ? MAP_FAILED : cyx_hot_map(fd, size, PROT_READ | PROT_WRITE);
     if (!rc && map == MAP_FAILED)
         rc = errno;
+    if (!rc) {
+        want_large_pages(fd, map, size);
+        if ((rc = posix_fallocate(fd, 0, (off_t)size)) != 0)
+            (void)munmap(map, size);
+    }
     (void)close(fd);
     if (rc)
         return cyx_fail_mdb(rc, hot->new_path);
@@ -90,8 +106,8 @@ int cyx_hot_create(const char *run_dir, const cyx_env *env, uint64_t expected, u
     (void)snprintf(hot->path, sizeof hot->path, "%.*s/hot", (int)(sizeof hot->path - 5), run_dir);
     uint64_t line_count = cyx_lines_for(expected > LEAST ? expected : LEAST, LOAD);
     uint64_t lines_at = sizeof(cyx_hot_header) + routes * sizeof(cyx_hot_route);
-    if (line_count * CYX_LINE_BYTES >= LARGE_PAGE)
-        lines_at = (lines_at + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
+    if (line_count * CYX_LINE_BYTES >= CYX_LARGE_PAGE)
+        lines_at = (lines_at + CYX_LARGE_PAGE - 1) / CYX_LARGE_PAGE * CYX_LARGE_PAGE;
     uint64_t size = lines_at + line_count * CYX_LINE_BYTES;
     hot->route_slots = (uint32_t)(2 * routes);
     hot->by_route = rc ? NULL : calloc(hot->route_slots, sizeof *hot->by_route);

@@ -185,8 +185,7 @@ typedef struct cyx_hot {
 /* lookup.c: one generation of the hot table as a handle uses it, and the routes that it has met.  Who has it by a guard
  * (guard.h) or has the handle's lock may read it. */
 typedef struct cyx_known_route {
-    const char *server, *partition; /* server NULL: not met yet; it is written last */
-    uint32_t state, flags, place;
+    cyx_location at; /* as it is told; its server is NULL where the route was not met yet, and written last */
 } cyx_known_route;
 
 /* place.c: a number for each (server, partition, state, flags) that a handle has told of; texts are told apart by their

@@ -1,56 +1,13 @@
 /* lines.c - look-up, insertion, change and removal in the lines of a hot table. */
-#include "lines.h"
+#include "lines_find.h"
 
 #define FINGERPRINT_MASK (~(uint64_t)CYX_ROUTE_ASK)
 #define STUCK 255u /* a count that is not lowered any more */
 #define PROBES CYX_PROBES /* the home and seven others */
 
-/* Where the others are, from the home on: the next one is often in the same fetch, the rest spreads. */
-static const uint8_t offsets[PROBES] = {0, 1, 3, 6, 10, 15, 21, 28};
+typedef cyx_home place;
 
-typedef struct place {
-    cyx_line *page;       /* of the home line */
-    uint32_t home;        /* in the page */
-    uint64_t fingerprint; /* in the upper 40 bits, never 0: that is a free slot */
-} place;
-
-static inline uint64_t load_word(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 static inline void store_word(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
-
-static inline uint64_t home_line(const cyx_lines *lines, uint64_t hash)
-{
-    return (uint64_t)((unsigned __int128)hash * lines->count >> 64);
-}
-
-static inline place place_of(const cyx_lines *lines, uint64_t hash)
-{
-    uint64_t line = home_line(lines, hash);
-    uint64_t fingerprint = hash << CYX_ROUTE_BITS;
-    return (place){
-        .page = lines->at + (line & ~(uint64_t)(CYX_PAGE_LINES - 1)),
-        .home = (uint32_t)line & (CYX_PAGE_LINES - 1),
-        .fingerprint = fingerprint ? fingerprint : (uint64_t)1 << CYX_ROUTE_BITS,
-    };
-}
-
-static inline cyx_line *line_at(const place *p, unsigned i)
-{
-    return p->page + ((p->home + offsets[i]) & (CYX_PAGE_LINES - 1));
-}
-
-static inline unsigned head_count(uint64_t head, unsigned i) { return (unsigned)(head >> (8 * i)) & 255u; }
-
-/* All seven are looked at without a branch: a wrong guess would keep the look-ups behind it from fetching ahead.  Two
- * can match only while a key goes and comes back; either is then right. */
-static inline uint32_t match_route(const cyx_line *line, uint64_t fingerprint)
-{
-    uint32_t route = CYX_ROUTE_NONE;
-    for (unsigned i = 0; i < CYX_LINE_SLOTS; i++) {
-        uint64_t difference = load_word(&line->slots[i]) ^ fingerprint;
-        route = difference >> CYX_ROUTE_BITS ? route : (uint32_t)difference;
-    }
-    return route;
-}
 
 uint64_t cyx_lines_for(uint64_t keys, unsigned load)
 {
@@ -60,31 +17,18 @@ uint64_t cyx_lines_for(uint64_t keys, unsigned load)
 
 void cyx_lines_prefetch(const cyx_lines *lines, uint64_t hash)
 {
-    __builtin_prefetch(lines->at + home_line(lines, hash));
+    __builtin_prefetch(lines->at + cyx_home_line(lines, hash));
 }
 
-uint32_t cyx_lines_find(const cyx_lines *lines, uint64_t hash)
-{
-    place p = place_of(lines, hash);
-    uint32_t route = match_route(line_at(&p, 0), p.fingerprint);
-    if (route)
-        return route;
-    uint64_t head = load_word(&line_at(&p, 0)->head);
-    if (!head)
-        return CYX_ROUTE_NONE;
-    for (unsigned i = 1; i < PROBES; i++)
-        if (head_count(head, i) && (route = match_route(line_at(&p, i), p.fingerprint)) != CYX_ROUTE_NONE)
-            return route;
-    return head_count(head, 0) ? CYX_ROUTE_ASK : CYX_ROUTE_NONE;
-}
+uint32_t cyx_lines_find(const cyx_lines *lines, uint64_t hash) { return cyx_look(lines, hash); }
 
 unsigned cyx_lines_probe(const cyx_lines *lines, uint64_t hash, uint64_t *home_r)
 {
-    place p = place_of(lines, hash);
-    uint64_t head = load_word(&line_at(&p, 0)->head);
+    place p = cyx_home_of(lines, hash);
+    uint64_t head = cyx_load_word(&cyx_line_at(&p, 0)->head);
     unsigned probe = 0;
-    *home_r = home_line(lines, hash);
-    while (probe < PROBES && ((probe && !head_count(head, probe)) || !match_route(line_at(&p, probe), p.fingerprint)))
+    *home_r = cyx_home_line(lines, hash);
+    while (probe < PROBES && ((probe && !cyx_head_count(head, probe)) || !cyx_match_each(cyx_line_at(&p, probe), p.fingerprint)))
         probe++;
     return probe;
 }
@@ -92,7 +36,7 @@ unsigned cyx_lines_probe(const cyx_lines *lines, uint64_t hash, uint64_t *home_r
 /* The writer. */
 
 /* The first slot that differs from `fingerprint` in its route at most.  Without a branch on which one it is, as in
- * match_route, so that the writer's changes overlap, too. */
+ * cyx_match_each, so that the writer's changes overlap, too. */
 static inline uint64_t *match(cyx_line *line, uint64_t fingerprint)
 {
     unsigned found = CYX_LINE_SLOTS;
@@ -112,9 +56,9 @@ static uint64_t *free_slot(cyx_line *line)
 /* The slot that a look-up of this place meets, and in which of its lines. */
 static uint64_t *search(const place *p, unsigned *probe_r)
 {
-    uint64_t head = line_at(p, 0)->head;
+    uint64_t head = cyx_line_at(p, 0)->head;
     for (unsigned i = 0; i < PROBES; i++) {
-        uint64_t *slot = i == 0 || head_count(head, i) ? match(line_at(p, i), p->fingerprint) : NULL;
+        uint64_t *slot = i == 0 || cyx_head_count(head, i) ? match(cyx_line_at(p, i), p->fingerprint) : NULL;
         if (slot) {
             *probe_r = i;
             return slot;
@@ -126,9 +70,9 @@ static uint64_t *search(const place *p, unsigned *probe_r)
 /* Does a key of this place's home with its fingerprint live behind its line `from`? */
 static bool lives_behind(const place *p, unsigned from)
 {
-    uint64_t head = line_at(p, 0)->head;
+    uint64_t head = cyx_line_at(p, 0)->head;
     for (unsigned i = from + 1; i < PROBES; i++)
-        if (head_count(head, i) && match(line_at(p, i), p->fingerprint))
+        if (cyx_head_count(head, i) && match(cyx_line_at(p, i), p->fingerprint))
             return true;
     return false;
 }
@@ -136,7 +80,7 @@ static bool lives_behind(const place *p, unsigned from)
 /* Keys of this home stand behind a slot in its line `probe` from now on: that line is looked into for ever. */
 static void keep_looking(const place *p, unsigned probe)
 {
-    cyx_line *home = line_at(p, 0);
+    cyx_line *home = cyx_line_at(p, 0);
     if (probe)
         store_word(&home->head, home->head | (uint64_t)STUCK << (8 * probe));
 }
@@ -156,10 +100,10 @@ static bool stands_before_another(const place *p, unsigned probe)
     place other = *p;
     bool stands = false;
     for (unsigned i = 0; i < PROBES; i++) {
-        other.home = (p->home + offsets[probe] - offsets[i]) & (CYX_PAGE_LINES - 1);
+        other.line = p->line ^ cyx_probes[probe] ^ cyx_probes[i];
         if (lives_behind(&other, i)) {
             stands = true;
-            if (head_count(line_at(&other, 0)->head, i))
+            if (cyx_head_count(cyx_line_at(&other, 0)->head, i))
                 keep_looking(&other, i);
         }
     }
@@ -169,7 +113,7 @@ static bool stands_before_another(const place *p, unsigned probe)
 static bool is_homeless(const cyx_lines_writer *writer, uint64_t fingerprint)
 {
     for (uint32_t i = 0; i < writer->homeless_count; i++)
-        if (place_of(&writer->lines, writer->homeless[i]).fingerprint == fingerprint)
+        if (cyx_home_of(&writer->lines, writer->homeless[i]).fingerprint == fingerprint)
             return true;
     return false;
 }
@@ -177,8 +121,8 @@ static bool is_homeless(const cyx_lines_writer *writer, uint64_t fingerprint)
 /* From now on the keys of this home look into its line `probe` before those behind it. */
 static void announce(cyx_lines_writer *writer, const place *p, unsigned probe)
 {
-    cyx_line *home = line_at(p, 0), *line = line_at(p, probe);
-    bool first = !head_count(home->head, probe);
+    cyx_line *home = cyx_line_at(p, 0), *line = cyx_line_at(p, probe);
+    bool first = !cyx_head_count(home->head, probe);
     for (unsigned i = 0; first && i < CYX_LINE_SLOTS; i++) {
         place resident = *p;
         resident.fingerprint = line->slots[i] & FINGERPRINT_MASK;
@@ -187,14 +131,14 @@ static void announce(cyx_lines_writer *writer, const place *p, unsigned probe)
             keep_looking(p, probe);
         }
     }
-    if (head_count(home->head, probe) < STUCK)
+    if (cyx_head_count(home->head, probe) < STUCK)
         store_word(&home->head, home->head + ((uint64_t)1 << (8 * probe)));
 }
 
 static void unannounce(const place *p, unsigned probe)
 {
-    cyx_line *home = line_at(p, 0);
-    if (probe && head_count(home->head, probe) < STUCK)
+    cyx_line *home = cyx_line_at(p, 0);
+    if (probe && cyx_head_count(home->head, probe) < STUCK)
         store_word(&home->head, home->head - ((uint64_t)1 << (8 * probe)));
 }
 
@@ -202,16 +146,16 @@ static void set_homeless(cyx_lines_writer *writer, const place *p)
 {
     uint64_t count = 0;
     for (uint32_t i = 0; i < writer->homeless_count; i++) {
-        place other = place_of(&writer->lines, writer->homeless[i]);
-        count += other.page == p->page && other.home == p->home;
+        place other = cyx_home_of(&writer->lines, writer->homeless[i]);
+        count += other.page == p->page && other.line == p->line;
     }
-    cyx_line *home = line_at(p, 0);
+    cyx_line *home = cyx_line_at(p, 0);
     store_word(&home->head, (home->head & ~(uint64_t)255) | (count != 0));
 }
 
 bool cyx_lines_insert(cyx_lines_writer *writer, uint64_t hash, uint32_t route)
 {
-    place p = place_of(&writer->lines, hash);
+    place p = cyx_home_of(&writer->lines, hash);
     unsigned probe;
     uint64_t *slot = search(&p, &probe);
     if (slot) {
@@ -221,7 +165,7 @@ bool cyx_lines_insert(cyx_lines_writer *writer, uint64_t hash, uint32_t route)
             announce(writer, &p, probe);
         return true;
     }
-    for (probe = 0; probe < PROBES && !(slot = free_slot(line_at(&p, probe)));)
+    for (probe = 0; probe < PROBES && !(slot = free_slot(cyx_line_at(&p, probe)));)
         probe++;
     if (!slot) {
         if (writer->homeless_count == CYX_HOMELESS_MAX)
@@ -231,7 +175,7 @@ bool cyx_lines_insert(cyx_lines_writer *writer, uint64_t hash, uint32_t route)
         return true;
     }
     /* a line that was not looked into yet may hold the same fingerprint of another home */
-    uint64_t *other = match(line_at(&p, probe), p.fingerprint);
+    uint64_t *other = match(cyx_line_at(&p, probe), p.fingerprint);
     bool alike = other || stands_before_another(&p, probe) || is_homeless(writer, p.fingerprint);
     if (probe)
         announce(writer, &p, probe);
@@ -247,7 +191,7 @@ bool cyx_lines_insert(cyx_lines_writer *writer, uint64_t hash, uint32_t route)
 
 void cyx_lines_update(cyx_lines_writer *writer, uint64_t hash, uint32_t route)
 {
-    place p = place_of(&writer->lines, hash);
+    place p = cyx_home_of(&writer->lines, hash);
     unsigned probe;
     uint64_t *slot = search(&p, &probe);
     if (slot && (*slot & CYX_ROUTE_ASK) != CYX_ROUTE_ASK)
@@ -268,7 +212,7 @@ static bool was_homeless(cyx_lines_writer *writer, const place *p, uint64_t hash
 
 void cyx_lines_delete(cyx_lines_writer *writer, uint64_t hash)
 {
-    place p = place_of(&writer->lines, hash);
+    place p = cyx_home_of(&writer->lines, hash);
     unsigned probe;
     if (was_homeless(writer, &p, hash))
         return;

@@ -29,15 +29,15 @@
 #define CYX_ROUTE_ASK ((1u << CYX_ROUTE_BITS) - 1)
 #define CYX_ROUTE_MAX (CYX_ROUTE_ASK - 1)
 
-/* The secret of one generation: two words of 64 bits for the start, for the length and for each 8 bytes of a name. */
+/* The secret of one generation: six words of 64 bits for the sum and two for each 16 bytes of a name. */
 #define CYX_SECRET_WORDS 128u
 typedef struct cyx_secret {
     uint64_t words[CYX_SECRET_WORDS];
 } cyx_secret;
 
-/* Strongly universal (Lemire and Kaser 2014, multilinear): over the choice of the secret, the hashes of any two
- * different names of at most 490 bytes are independent and uniform.  Who does not know the secret can not choose names
- * that meet in a line more often than by chance. */
+/* Over the choice of the secret, the hashes of any two different names of at most 490 bytes are independent and uniform,
+ * but for a chance of at most 2^-63 that they are the same (namehash.h).  Who does not know the secret can not choose
+ * names that meet in a line more often than by chance. */
 uint64_t cyx_name_hash(const cyx_secret *secret, const void *name, size_t len);
 
 typedef struct cyx_line {

@@ -11,11 +11,12 @@
 
 #include "guard.h"
 #include "hot.h"
+#include "lines_find.h"
+#include "namehash.h"
 #include "writer.h"
 
 #define LOOKUP_BATCH 1024u     /* names per transaction of cyx_lookup_many */
 #define PIECE 256u             /* names that are looked up in one go, under one guard */
-#define AHEAD 12u              /* of these, whose lines are under way: a processor fetches some ten side by side */
 #define RETRY_NS 50000000u     /* look for a table at most this often */
 #define ALIVE_NS 100000000u    /* how long the node counts as living once that was seen */
 #define FROM_STORE (-1000)     /* not a code: the table does not tell */
@@ -99,7 +100,7 @@ static void learn(cyx_reader *reader, cyx_table *table, uint32_t id)
 {
     cyx_hot_route route;
     const char *server, *partition;
-    cyx_known_route *known = &table->known[id];
+    cyx_location *known = &table->known[id].at;
     if (known->server || cyx_hot_route_at(&table->hot, id, &route) || cyx_reader_renew(reader))
         return;
     MDB_dbi meta = reader->env->meta;
@@ -156,26 +157,23 @@ static inline int from_route(const cyx_table *table, uint32_t id, const cyx_name
     }
     if (id >= table->hot.header->route_capacity)
         return FROM_STORE;
-    const cyx_known_route *known = &table->known[id];
-    const char *server = __atomic_load_n(&known->server, __ATOMIC_ACQUIRE);
-    if (!server)
+    const cyx_location *known = &table->known[id].at;
+    if (!__atomic_load_n(&known->server, __ATOMIC_ACQUIRE))
         return FROM_STORE;
-    *location_r = (cyx_location){
-        .server = server, .partition = known->partition, .state = known->state, .flags = known->flags,
-        .place = known->place};
+    *location_r = *known;
     return CYX_OK;
 }
 
 static inline uint64_t hash_in(const cyx_table *table, const cyx_name *name)
 {
-    return cyx_name_hash(&table->hot.header->secret, name->data, name->len);
+    return cyx_hash_name(&table->hot.header->secret, name->data, name->len);
 }
 
 static inline int from_table(const cyx_table *table, const cyx_name *name, cyx_location *location_r)
 {
     if (name->len > CYX_MAX_NAME || !cyx_hot_serves(&table->hot))
         return FROM_STORE;
-    return from_route(table, cyx_lines_find(&table->hot.lines, hash_in(table, name)), name, location_r);
+    return from_route(table, cyx_look(&table->hot.lines, hash_in(table, name)), name, location_r);
 }
 
 /* Inside a transaction. */
@@ -214,7 +212,7 @@ static int under_lock(cyx_reader *reader, const cyx_name *name, cyx_location *lo
     int rc = FROM_STORE;
     cyx_table *table = have_table(reader);
     if (table) {
-        uint32_t id = cyx_lines_find(&table->hot.lines, hash_in(table, name));
+        uint32_t id = cyx_look(&table->hot.lines, hash_in(table, name));
         if (id == CYX_ROUTE_NONE)
             look_alive(reader, table);
         else if (id < table->hot.header->route_capacity)
@@ -307,21 +305,35 @@ static inline uint64_t ask_for(const cyx_table *table, const cyx_name *name)
     return hash;
 }
 
-/* Lines are asked for some names ahead, so that they come side by side, and while others are looked at.  `left_r` has
- * the numbers of those names that the table did not tell of; returns how many. */
+/* First every line is asked for, so that they come side by side, as many at once as the processor can fetch; then the
+ * names are looked up in them.  One that does not stand in its home line waits for its other lines until all have had
+ * their turn.  `left_r` has the numbers of those names that the table did not tell of; returns how many. */
 static size_t many_from_table(const cyx_table *table, const cyx_name *names, size_t count, cyx_location *locations_r,
                               uint16_t left_r[PIECE])
 {
     uint64_t hashes[PIECE];
-    size_t left = 0, asked = 0;
-    bool serves = cyx_hot_serves(&table->hot);
-    while (serves && asked < count && asked < AHEAD)
-        hashes[asked] = ask_for(table, &names[asked]), asked++;
+    uint16_t waiting[PIECE];
+    size_t left = 0, waits = 0;
+    if (!cyx_hot_serves(&table->hot)) {
+        for (size_t i = 0; i < count; i++)
+            left_r[left++] = (uint16_t)i;
+        return left;
+    }
+    for (size_t i = 0; i < count; i++)
+        hashes[i] = ask_for(table, &names[i]);
     for (size_t i = 0; i < count; i++) {
-        if (serves && asked < count)
-            hashes[asked] = ask_for(table, &names[asked]), asked++;
-        if (!serves || names[i].len > CYX_MAX_NAME ||
-            from_route(table, cyx_lines_find(&table->hot.lines, hashes[i]), &names[i], &locations_r[i]) == FROM_STORE)
+        uint32_t route;
+        if (names[i].len > CYX_MAX_NAME)
+            left_r[left++] = (uint16_t)i;
+        else if (!cyx_look_home(&table->hot.lines, hashes[i], &route))
+            waiting[waits++] = (uint16_t)i;
+        else if (from_route(table, route, &names[i], &locations_r[i]) == FROM_STORE)
+            left_r[left++] = (uint16_t)i;
+    }
+    for (size_t n = 0; n < waits; n++) {
+        size_t i = waiting[n];
+        uint32_t route = cyx_look(&table->hot.lines, hashes[i]);
+        if (from_route(table, route, &names[i], &locations_r[i]) == FROM_STORE)
             left_r[left++] = (uint16_t)i;
     }
     return left;

@@ -21,6 +21,7 @@ static void stepped_store(uint64_t *word, uint64_t value);
 #define cyx_lines_insert stepped_lines_insert
 #define cyx_lines_update stepped_lines_update
 #define cyx_lines_delete stepped_lines_delete
+#define CYX_LINES_PLAIN
 #define __atomic_load_n(word, order) stepped_load(word)
 #define __atomic_store_n(word, value, order) stepped_store(word, value)
 #include "lines.c" /* NOLINT: on purpose */

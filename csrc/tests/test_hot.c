@@ -361,6 +361,31 @@ static void test_damage(cyx_writer *writer)
     (void)close(fd);
 }
 
+/* What an older node left: who opens it now asks the store, and the node puts a new one in its place. */
+static void test_other_version(cyx_writer *writer, cyx_reader *reader)
+{
+    cyx_hot_header header;
+    cyx_reader *later;
+    uint64_t before = generation(reader);
+    int fd = open(file, O_RDWR | O_CLOEXEC);
+    CHECK(fd >= 0 && pread(fd, &header, sizeof header, 0) == (ssize_t)sizeof header);
+    header.version = CYX_HOT_VERSION - 1;
+    header.checksum = cyx_hot_header_checksum(&header);
+    CHECK(pwrite(fd, &header, offsetof(cyx_hot_header, boot_id), 0) == (ssize_t)offsetof(cyx_hot_header, boot_id));
+    (void)close(fd);
+    cyx_hot hot;
+    CHECK(open_table(&hot, writer->env) == CYX_EVERSION && strstr(cyx_detail(), "format 1"));
+    CHECK(cyx_open(state, &later) == CYX_OK);
+    check_all(later);
+    CHECK(generation(later) == 0);
+    CHECK(cyx_writer_build_hot(writer) == CYX_OK);
+    wait_for_table(later, before + 1);
+    check_all(later);
+    wait_for_table(reader, before + 1);
+    check_all(reader);
+    cyx_close(&later);
+}
+
 static void copy_table(const char *to, off_t size)
 {
     uint8_t buffer[65536];
@@ -430,6 +455,7 @@ int main(void)
     test_other_store(writer);
     test_slots(writer, reader);
     test_damage(writer);
+    test_other_version(writer, reader);
     test_strangers(writer, reader);
     cyx_writer_close(&writer);
     check_all(reader);
