@@ -44,8 +44,8 @@ class Answer(NamedTuple):
 
     `server` and `partition` are set when it was FOUND, and for a "no" that bounces mail also when it was deleted
     lately and its backend may still have it: where it was.  `reason` says why it was not found, for the log and for a
-    peer (no paths).  ``unsettled``: TEMPORARY because of the record itself (reserved, held or suspect: 451 4.2.1), not because the list can not be
-    trusted now (451 4.4.3).
+    peer (no paths).  ``unsettled``: TEMPORARY because of the record itself (reserved, held or suspect: 451 4.2.1), not
+    because the list can not be trusted now (451 4.4.3).
     """
 
     verdict: Verdict

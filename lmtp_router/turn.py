@@ -77,13 +77,14 @@ class Outlet:
 
     def _rest(self, octets: bytes) -> bytes:
         """What of `octets` has not been written."""
+        if self._muted:
+            return b""
         expected = self._expected
         known = min(len(expected), len(octets))
         if expected[:known] != octets[:known]:
             log.error("lmtp.retrace_failed", expected=expected[:200], octets=octets[:200])
             self.mute()
             self.transport.abort()
-        if self._muted:
             return b""
         self._expected = expected[known:]
         return octets[known:]

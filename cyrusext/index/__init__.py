@@ -113,8 +113,8 @@ class Index(Lookups):
     def was_put_aside(self, name: str | bytes, deleted_at: int) -> bool:
         """True if the deletion of a mailbox at that time (Unix time in microseconds) came to its end at its backend.
 
-        With ``delete_mode: delayed`` Cyrus renames it to ``DELETED.user.alice.`` and the time in hexadecimal digits, and
-        says so after the DELETE: what says so within a minute ended what that DELETE began.
+        With ``delete_mode: delayed`` Cyrus renames it to ``DELETED.user.alice.`` and the time in hexadecimal digits,
+        and says so after the DELETE: what says so within a minute ended what that DELETE began.
         """
         domain, mark, local = encoded(name).rpartition(b"!")
         prefix = domain + mark + b"DELETED." + local + b"."

@@ -295,8 +295,8 @@ class LmtpSection(Section, frozen=True):
     deleted_mailbox: Annotated[
         Literal["ask", "defer"],
         Meta(
-            description="What to do with mail to a mailbox that was deleted within the last hour, where nothing shows that"
-            ' its backend has ended the deletion: "ask" that backend, or "defer" the mail, which backends with'
+            description="What to do with mail to a mailbox that was deleted within the last hour, where nothing shows"
+            ' that its backend has ended the deletion: "ask" that backend, or "defer" the mail, which backends with'
             " `autocreate_post: yes` need, for they would create the mailbox anew."
         ),
     ] = "ask"

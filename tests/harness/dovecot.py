@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from tests.harness.roots import Root, package_version
 from tests.harness.server import Server
@@ -63,15 +64,39 @@ service lmtp {{
 }}
 """
 STORE_USERS = {
-    "2.3": "mail_location = maildir:~/mail\nuserdb {{\n  driver = passwd-file\n  args = {users}\n}}\n",
-    "2.4": "mail_driver = maildir\nmail_path = ~/mail\nuserdb passwd-file {{\n  passwd_file_path = {users}\n}}\n",
+    "2.3": """\
+mail_location = maildir:~/mail
+userdb {{
+  driver = passwd-file
+  args = {users}
+}}
+passdb {{
+  driver = passwd-file
+  args = {users}
+}}
+""",
+    "2.4": """\
+mail_driver = maildir
+mail_path = ~/mail
+userdb passwd-file {{
+  passwd_file_path = {users}
+}}
+passdb passwd-file {{
+  passwd_file_path = {users}
+}}
+""",
 }
+"""Nobody logs in, but without a passdb its auth does not start."""
 OWNER = 883
 """Who has the mail: Dovecot's own user in each root."""
 
 
 class Dovecot(Server):
     """What both have in common."""
+
+    NOISE: ClassVar[dict[str, str]] = {
+        r"stats-writer \(pid=\d+,uid=\d+\): Timeout waiting for handshake": "it ended before its statistics had begun",
+    }
 
     def __init__(self, name: str, address: str, state: Path, root: Root) -> None:
         super().__init__(name, address, state, root)
@@ -99,7 +124,7 @@ class DovecotStore(Dovecot):
         (self.state / "dovecot.conf").write_text(text + STORE_USERS[branch].format(users=self.state / "users"))
 
     def create(self, address: str) -> None:
-        """Make a user, whose name is the whole address."""
+        """Make a user, whose name is the whole address.  Dovecot looks for new ones once a second."""
         home = self.state / "mail" / address
         home.mkdir(parents=True)
         for place in (home, home.parent):

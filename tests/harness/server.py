@@ -280,7 +280,7 @@ def stop_all(*groups: Sequence[Server]) -> None:
 
 
 def _trace_below(lines: list[str], number: int) -> list[str]:
-    """Return what belongs to the traceback that begins in this line, if one does: up to its first line without indent."""
+    """Return what belongs to a traceback that begins in this line: up to its first line without indent."""
     if not lines[number].startswith("Traceback "):
         return []
     below = list(itertools.takewhile(lambda line: line.startswith(" "), lines[number + 1 :]))

@@ -1,4 +1,4 @@
-"""Is Dovecot a backend like any other, alone and beside a Cyrus: its verdicts, its extensions, and the octets it keeps?"""
+"""Is Dovecot a backend like any other, alone and beside a Cyrus: its verdicts, its extensions, what it keeps?"""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.harness.lmtp import Lmtp, Reply, message
 from tests.harness.ours import ROUTER_PORT
 from tests.harness.roots import Root
 from tests.harness.topology import Delivery
+from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -58,8 +59,14 @@ class Mixed(Delivery):
         user = self.user("dove")
         if exists:
             self.dovecot.create(f"{user}@example.org")
+            wait_until(lambda: self._is_known(user), f"Dovecot knows {user}")
         self.node.cli("mailbox", "set", f"user.{user}", f"{DOVECOT}!default")
         return user
+
+    def _is_known(self, user: str) -> bool:
+        with Lmtp(self.dovecot.address, LMTP_PORT) as client:
+            client.command("MAIL FROM:<>")
+            return client.command(f"RCPT TO:<{user}@example.org>").code == 250
 
     def user_of_cyrus(self) -> str:
         user = self.user()

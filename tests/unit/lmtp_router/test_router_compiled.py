@@ -101,6 +101,7 @@ def test_most_commands_are_plain() -> None:
 class Recorder:
     def __init__(self) -> None:
         self.calls: list[object] = []
+        self.closing = False
 
     def write(self, octets: bytes) -> None:
         self.calls.append(octets)
@@ -113,6 +114,9 @@ class Recorder:
 
     def abort(self) -> None:
         self.calls.append("abort")
+
+    def is_closing(self) -> bool:
+        return self.closing
 
 
 def outlet() -> tuple[Outlet, Turn, Recorder, list[object]]:
@@ -144,6 +148,30 @@ def test_what_is_asked_of_an_outlet_is_done_in_order() -> None:
     out.abort()
     turn.run()
     assert recorder.calls[2:] == ["abort"]
+
+
+def test_what_was_lost_meanwhile_is_not_written_to() -> None:
+    stream, turn, recorder, _ = outlet()
+    stream.write(b"a")
+    recorder.closing = True
+    turn.run()
+    stream.write_eof()
+    stream.resume_reading()
+    assert recorder.calls == []
+
+
+def test_what_was_said_before_is_not_said_again() -> None:
+    stream, turn, recorder, _ = outlet()
+    stream.expect(b"abcdef")
+    stream.write(b"abc")
+    stream.write(b"defgh")
+    turn.run()
+    assert recorder.calls == [b"gh"]
+    stream.expect(b"x")
+    stream.write(b"y")
+    stream.write(b"more")
+    turn.run()
+    assert recorder.calls == [b"gh", "abort"], "two that do not know the same must not go on"
 
 
 def test_a_turn_does_what_comes_of_it_and_survives_an_error() -> None:
