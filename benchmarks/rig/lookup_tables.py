@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from benchmarks.rig.engines import Figures
 
-TABLE, LARGE, STORE = "ours, hot table", "ours, hot table, 2 MiB pages", "ours, store"
+TABLE, LARGE, STORE = "ours, hot table", "ours, hot table, tmpfs with huge=always", "ours, store"
 LOOKUP, FETCH, LMDB = "Cyrus' mboxlist_lookup", "Cyrus' cyrusdb_fetch, twoskip", "LMDB"
 PYTHON, PYTHON_MANY = "cyrusext.Index.lookup", "cyrusext.Index.lookup_many, 256"
 PY_LMDB, DICT = "py-lmdb, transaction held", "dict, in this process"
@@ -109,11 +109,12 @@ def _timed(label: str, target: str, ours: float, name: str, beside: float) -> Ta
 
 
 def _against_memory(found: Found) -> list[Target]:
-    small, large, miss = found.engines[TABLE], found.engines[LARGE], "a dependent access"
-    limit, limit_large = found.limit, found.limit_large
+    # The node asks for large pages on every tmpfs, so what memory does with them is the limit of both.
+    small, large, limit = found.engines[TABLE], found.engines[LARGE], found.limit_large
+    target, miss = "≤ a miss + 20 ns", "a dependent access, 2 MiB pages"
     return [
-        _timed("table, alone p50, 4 KiB pages", "≤ 1.1 × a miss", small["p50_ns"], miss, limit["dependent_ns"]),
-        _timed("table, alone p50, 2 MiB pages", "≤ a miss + 20 ns", large["p50_ns"], miss, limit_large["dependent_ns"]),
+        _timed("table, alone p50", target, small["p50_ns"], miss, limit["dependent_ns"]),
+        _timed("table, alone p50, huge=always", target, large["p50_ns"], miss, limit["dependent_ns"]),
         _timed("table, loop", "≤ 80 ns", small["loop_ns"], "overlapped accesses", limit["independent_ns"]),
         _timed("table, batches of 256", "≤ 20 ns", small["batch_ns"], "overlapped accesses", limit["independent_ns"]),
     ]

@@ -253,6 +253,36 @@ def test_envelopes_that_are_not_common(opening: bytes) -> None:
     assert hold(True, None, opening) == hold(False, None, opening)
 
 
+@pytest.mark.parametrize("hot", [True, False])
+def test_text_before_it_was_asked_for(hot: bool) -> None:
+    """It comes behind the envelope, while a backend has not answered: nothing of it goes to anybody before its 354."""
+
+    async def test() -> None:
+        gate = asyncio.Event()
+
+        async def step(place: str) -> None:
+            if place == "data":
+                await gate.wait()
+
+        backends = {"a": ScriptedBackend(), "b": ScriptedBackend()}
+        async with RouterUnderTest(backends) as under_test:
+            client = await under_test.client()
+            await warm(client)
+            under_test.lookup.hot = hot
+            backends["a"].script.step = step
+            client.send(envelope(*ALL))
+            await wait_until(lambda: backends["a"].commands[-1] == b"DATA\r\n", "the envelope is there")
+            client.send(BODY + b".\r\n")
+            await wait_until(lambda: len(backends["b"].messages) == 2, "the other has it")
+            assert len(backends["a"].messages) == 1
+            assert not [line for line in backends["a"].commands if b"Subject" in line]
+            gate.set()
+            assert await client.codes(10) == [b"250"] * 5 + [b"354"] + [b"250"] * 4
+            assert [message.body for message in backends["a"].messages] == [BODY, BODY]
+
+    play(test)
+
+
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
 def test_a_client_that_goes(after: int) -> None:
     """After the envelope, after 354, within the message, after its end: nobody gets half of it, and links are free."""
