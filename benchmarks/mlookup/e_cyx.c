@@ -30,12 +30,23 @@ void engine_open(const char *dir)
         die("there is no hot table");
 }
 
+/* By the number that a location has for this. */
+static inline int server_at(const cyx_location *at)
+{
+    static int known[4096]; /* one more than the server, by place */
+    if (!at->place || at->place >= sizeof known / sizeof known[0])
+        return server_of(at->server);
+    if (!known[at->place])
+        known[at->place] = server_of(at->server) + 1;
+    return known[at->place] - 1;
+}
+
 int engine_get(const char *name, size_t len)
 {
     cyx_location at;
     int code = from_store ? cyx_inspect(reader, name, len, &at) : cyx_lookup(reader, name, len, &at);
     checked(code, "looking up");
-    return code == CYX_OK ? server_of(at.server) : -1;
+    return code == CYX_OK ? server_at(&at) : -1;
 }
 
 static void get_many(const char *const *names, const size_t *lens, size_t count, int *servers_r)
@@ -46,7 +57,7 @@ static void get_many(const char *const *names, const size_t *lens, size_t count,
         wanted[i] = (cyx_name){names[i], lens[i]};
     checked(cyx_lookup_many(reader, wanted, count, at), "looking up");
     for (size_t i = 0; i < count; i++)
-        servers_r[i] = at[i].state ? server_of(at[i].server) : -1;
+        servers_r[i] = at[i].state ? server_at(&at[i]) : -1;
 }
 
 void (*const engine_many)(const char *const *, const size_t *, size_t, int *) = get_many;
