@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lmtp_router.logins import LoginDesk
 
 MAX_SESSIONS = 20_000
-"""Clients of one worker at a time."""
+"""Clients of one worker at a time, where it may have as many descriptors."""
 MAX_STRANGERS = 1000
 """Those of them that have to log in before they may send mail, and have not."""
 DRAIN_S = 25.0
@@ -61,6 +61,7 @@ class Frontend:
     ) -> None:
         """Serve at `sockets`; `doors` says by file descriptor which of them are not `OPEN`."""
         self.settings = settings
+        self.max_sessions = MAX_SESSIONS
         self.sessions: set[Session] = set()
         self.strangers: set[Session] = set()
         """Those that have to log in before they may send mail, and have not."""
@@ -100,7 +101,7 @@ class Frontend:
 
     def admit(self, session: Session) -> bool:
         """Take `session` up; False when there are too many."""
-        if len(self.sessions) >= MAX_SESSIONS:
+        if len(self.sessions) >= self.max_sessions:
             return False
         if session.is_stranger:
             if len(self.strangers) >= MAX_STRANGERS:
@@ -128,7 +129,7 @@ class Frontend:
 
     def has_room(self, arriving: int) -> bool:
         """True while one more client may come, beside so many that arrive."""
-        return len(self.sessions) + arriving < MAX_SESSIONS
+        return len(self.sessions) + arriving < self.max_sessions
 
     def session(self, door: Door, source: Endpoint | None = None) -> asyncio.Protocol:
         """Return the session of somebody who has arrived by `door`; a balancer said that he is at `source`."""

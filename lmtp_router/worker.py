@@ -20,11 +20,11 @@ import msgspec
 import uvloop
 
 from cyrusext.lookup import Lookup
-from cyrusext.runtime import logging
+from cyrusext.runtime import descriptors, logging
 from cyrusext.runtime.config import Config
 from cyrusext.runtime.lifecycle import Lifecycle
 from lmtp_router.doors import Door
-from lmtp_router.frontend import DRAIN_S, Frontend
+from lmtp_router.frontend import DRAIN_S, MAX_SESSIONS, Frontend
 from lmtp_router.process import HEADER
 from lmtp_router.routing import Routing
 from lmtp_router.settings import Settings
@@ -44,6 +44,17 @@ log = logging.get()
 def open_lookup(config: Config) -> Lookup:
     """Return the lookup of this process."""
     return Lookup(config.node.state_dir, config.names.rules(), no_max_age_s=config.lookup.no_max_age_s)
+
+
+def sessions_that_fit() -> int:
+    """Have as many open files as `MAX_SESSIONS` may need; return how many clients fit.
+
+    Half of the descriptors are for backends, so that a client who is taken can be served.
+    """
+    fit = descriptors.allow(2 * MAX_SESSIONS)
+    if fit < 2 * MAX_SESSIONS:
+        log.warning("lmtp.few_descriptors", clients=max(1, fit // 2), wanted=MAX_SESSIONS)
+    return max(1, fit // 2)
 
 
 class Reporter:
@@ -114,6 +125,7 @@ def work(
             reporter = Reporter(tell)
             routing = Routing(lookup, config.backends, asks_deleted=config.lmtp.deleted_mailbox == "ask")
             frontend = reporter.frontend = Frontend(settings, routing, sockets, doors)
+            frontend.max_sessions = sessions_that_fit()
             lifecycle = Lifecycle([reporter, frontend], stop_timeout_s=DRAIN_S + 5)
 
             def orphaned() -> None:

@@ -115,7 +115,8 @@ def test_idle_connections_cost_little_and_hold_nobody_up(tmp_path: Path) -> None
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def test() -> None:
-        async with daemon(tmp_path) as router:
+        # The limit with which a shell or systemd starts it is not the one that it serves with.
+        async with daemon(tmp_path, before=("prlimit", f"--nofile=1024:{hard}")) as router:
             before = {pid: rss_kib(pid) for pid in router.workers()}
             opened = []
             for _ in range(IDLE):
@@ -123,6 +124,7 @@ def test_idle_connections_cost_little_and_hold_nobody_up(tmp_path: Path) -> None
                 opened.append(writer)
                 assert (await asyncio.wait_for(reader.readline(), 30)).startswith(b"220 ")
             grown = sum(rss_kib(pid) - kib for pid, kib in before.items())
+            print(f"{IDLE} idle connections: {grown / IDLE:.1f} KiB each")
             assert grown / IDLE < IDLE_KIB, f"{IDLE} idle connections cost {grown} KiB"
             status = await router.status()
             assert status["sessions"] <= IDLE
@@ -143,3 +145,26 @@ def test_idle_connections_cost_little_and_hold_nobody_up(tmp_path: Path) -> None
         play(test)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_clients_than_descriptors_are_told_so_and_the_others_are_served(tmp_path: Path) -> None:
+    """Half of what the limit leaves is for backends: who is taken is served."""
+
+    async def test() -> None:
+        async with daemon(tmp_path, before=("prlimit", "--nofile=300:300")) as router:
+            assert router.events("lmtp.few_descriptors") == 2
+            served, opened = [await router.client() for _ in range(4)], []
+            greetings = []
+            for _ in range(100):
+                reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+                opened.append(writer)
+                greetings.append((await asyncio.wait_for(reader.readline(), 10))[:9])
+            assert set(greetings) == {greetings[0], b"421 4.3.2"}
+            assert greetings[0].startswith(b"220 ")
+            for client in served:
+                replies = await client.message(BODY, b"<alice@example.org>", b"<bob@example.org>")
+                assert [reply[:3] for reply in replies] == [b"250", b"250"]
+            for writer in opened:
+                writer.close()
+
+    play(test)

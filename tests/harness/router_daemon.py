@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Daemon:
         self.beating = True
         self.clients: list[LmtpClient] = []
         self.environment: dict[str, str] = {}
+        self.before: list[str] = []
+        """A command that runs it, such as prlimit."""
         self.more: list[str] = []
         """Addresses to listen at beside the usual two."""
 
@@ -83,7 +85,7 @@ class Daemon:
     def spawn(self) -> subprocess.Popen[bytes]:
         with self.log.open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "lmtp_router", "-c", self.config],
+                [*self.before, sys.executable, "-m", "lmtp_router", "-c", self.config],
                 cwd=CHECKOUT,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -138,9 +140,12 @@ class Daemon:
 
 
 @contextlib.asynccontextmanager
-async def daemon(place: Path, extra: str = "", environment: Mapping[str, str] | None = None) -> AsyncIterator[Daemon]:
+async def daemon(
+    place: Path, extra: str = "", environment: Mapping[str, str] | None = None, before: Sequence[str] = ()
+) -> AsyncIterator[Daemon]:
     router = Daemon(place, extra)
     router.environment = dict(environment or {})
+    router.before = list(before)
     beating = asyncio.create_task(router.beat())
     try:
         await router.start()
