@@ -129,37 +129,41 @@ cdef int put_head(Text head, str event, str session, bytes mail_from) except -1:
     return 0
 
 
+cdef int put_tail(Text text, str server, long long size, bytes words, double started, double asked, double linked,
+                  double opened, double ended, double at) except -1:
+    """What stands behind the address; a time is 0 where it did not come so far."""
+    text.put(b" backend=", 9)
+    text.put_value(server.encode("utf-8", "backslashreplace"))
+    text.put(b" size=", 6)
+    text.put_number(size)
+    text.put(b" reply=", 7)
+    text.put_value(words)
+    text.put_ms(b" took_ms=", 9, at - started)
+    if linked:
+        text.put_ms(b" connect_ms=", 12, linked - asked)
+    if opened:
+        text.put_ms(b" envelope_ms=", 13, opened - linked)
+    if ended:
+        text.put_ms(b" data_ms=", 9, ended - opened)
+        if size and at:
+            text.put_ms(b" final_ms=", 10, at - ended)
+    return text.put(b"\n", 1)
+
+
 def recipient_lines(str event, str session, bytes mail_from, done):
     """The lines of `done` (recipient, final, size, at) with every address in them."""
     cdef Text text = Text(), head = Text()
-    cdef bytes server, words
     cdef double at, asked, linked, opened, ended
     cdef long long size
     put_head(head, event, session, mail_from)
     for recipient, final, size, at in done:
         text.put(head.start, head.size)
         text.put_value(recipient.rcpt.path)
-        text.put(b" backend=", 9)
-        server = (<str>recipient.server).encode("utf-8", "backslashreplace")
-        text.put_value(server)
-        text.put(b" size=", 6)
-        text.put_number(size)
-        text.put(b" reply=", 7)
-        words = text_of(final)
-        text.put_value(words)
-        text.put_ms(b" took_ms=", 9, at - <double>recipient.started)
+        asked = linked = opened = ended = 0.0
         times = recipient.times
         if times is not None:
             asked, linked, opened, ended = times.asked, times.linked, times.opened, times.ended
-            if linked:
-                text.put_ms(b" connect_ms=", 12, linked - asked)
-            if opened:
-                text.put_ms(b" envelope_ms=", 13, opened - linked)
-            if ended:
-                text.put_ms(b" data_ms=", 9, ended - opened)
-                if size and at:
-                    text.put_ms(b" final_ms=", 10, at - ended)
-        text.put(b"\n", 1)
+        put_tail(text, recipient.server, size, text_of(final), recipient.started, asked, linked, opened, ended, at)
     return PyBytes_FromStringAndSize(text.start, <Py_ssize_t>text.size)
 
 
@@ -175,22 +179,7 @@ def passed_lines(str event, str session, bytes mail_from, parts, long long size)
             if raw is not before:
                 before = raw
                 tail.size = 0
-                tail.put(b" backend=", 9)
-                tail.put_value((<str>server).encode("utf-8", "backslashreplace"))
-                tail.put(b" size=", 6)
-                tail.put_number(size)
-                tail.put(b" reply=", 7)
-                tail.put_value(raw[:-2])
-                tail.put_ms(b" took_ms=", 9, at - asked)
-                if asked:
-                    tail.put_ms(b" connect_ms=", 12, 0.0)
-                if opened:
-                    tail.put_ms(b" envelope_ms=", 13, opened - asked)
-                if ended:
-                    tail.put_ms(b" data_ms=", 9, ended - opened)
-                    if size and at:
-                        tail.put_ms(b" final_ms=", 10, at - ended)
-                tail.put(b"\n", 1)
+                put_tail(tail, server, size, raw[:PyBytes_GET_SIZE(raw) - 2], asked, asked, asked, opened, ended, at)
             text.put(head.start, head.size)
             text.put_value(path)
             text.put(tail.start, tail.size)

@@ -80,8 +80,8 @@ class Traveller(Protocol):
     def expect(self, octets: bytes) -> None:
         """The client has heard this already."""
 
-    def retrace_body(self, octets: bytes) -> None:
-        """Take what the client said as the message."""
+    def retrace_said(self, octets: bytes) -> None:
+        """Take what the client said behind its envelope."""
 
 
 class Stage(enum.Enum):
@@ -224,6 +224,7 @@ class Express:
         "_opened",
         "_pools",
         "_replaces",
+        "_rest",
         "_routing",
         "_scanner",
         "_session",
@@ -249,6 +250,8 @@ class Express:
         self._chunks: list[bytes] = []
         """What the client said of the message."""
         self._kept = 0
+        self._rest = b""
+        """What it said behind the message: Postfix says QUIT in one piece with the end of its last one."""
         self._scanner = BodyScanner()
         self._lines = LongLines()
         self._told: list[bytes] = []
@@ -352,11 +355,13 @@ class Express:
 
     def _pass_on(self, octets: bytes) -> bool:
         scanner = self._scanner
-        self._kept += len(octets)
         end, chunk = scanner.feed(octets)
+        if 0 <= end < len(octets):
+            octets, self._rest = octets[:end], octets[end:]
+        self._kept += len(octets)
         if self._kept > MAX_BODY or self._kept > self._max_size or (scanner.bare_newline and not self._replaces):
             return False
-        if 0 <= end < len(octets) or self._lines.feed(chunk):
+        if self._lines.feed(chunk):
             return False
         hops = self._hops
         if hops is not None and chunk and hops.active and hops.feed(chunk):
@@ -401,7 +406,7 @@ class Express:
         session, mail, legs = self._session, self._mail, self._legs
         assert mail is not None
         session.tell(b"".join(self._finals[self._told_finals :]))
-        size = self._kept - len(codec.END_OF_DATA)
+        size, rest = self._kept - len(codec.END_OF_DATA), self._rest
         passed = [
             Passed(leg.route.server, leg.paths, leg.finals, self._began, leg.opened, self._ended, leg.at)
             for leg in legs
@@ -412,11 +417,13 @@ class Express:
                 leg.link.reclaim()
                 leg.pool.give_back(leg.link)
         session.note(mail, passed, size)
+        if rest:
+            session.retrace_said(rest)
 
     def _forget(self) -> None:
         self.stage = Stage.IDLE
         self._mail = None
-        self._envelope = b""
+        self._envelope = self._rest = b""
         self._legs, self._chunks, self._told, self._finals = [], [], [], []
 
     def expire(self, now: float) -> bool:
@@ -431,6 +438,7 @@ class Express:
         if self.stage is Stage.IDLE:
             return
         session, legs, chunks, envelope = self._session, self._legs, self._chunks, self._envelope
+        rest = self._rest
         told, began, opened, ended = b"".join(self._told), self._began, self._opened, self._ended
         stage = self.stage
         self._forget()
@@ -449,8 +457,10 @@ class Express:
             return
         session.backdate(began, opened, 0.0)
         for chunk in chunks:
-            session.retrace_body(chunk)
+            session.retrace_said(chunk)
         if stage is Stage.FINAL:
             session.backdate(began, opened, ended)
+            if rest:
+                session.retrace_said(rest)
         for leg in legs:
             leg.retrace_finals()

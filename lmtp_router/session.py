@@ -275,8 +275,8 @@ class Session(Channel):
         self._advance()
         self._routes = None
 
-    def retrace_body(self, octets: bytes) -> None:
-        """Take what the client said as the message."""
+    def retrace_said(self, octets: bytes) -> None:
+        """Take what the client said behind its envelope."""
         self._connection.receive_data(octets)
         self._advance()
 

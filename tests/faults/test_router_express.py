@@ -253,6 +253,31 @@ def test_envelopes_that_are_not_common(opening: bytes) -> None:
     assert hold(True, None, opening) == hold(False, None, opening)
 
 
+@pytest.mark.parametrize("rest", [b"QUIT\r\n", envelope(A, B), b"NO"], ids=["good-bye", "envelope", "half a command"])
+def test_what_is_said_behind_the_message(rest: bytes) -> None:
+    """In one piece with its end, as Postfix says QUIT: it waits for the replies, and the transaction stays common."""
+
+    async def test() -> None:
+        backends = {"a": ScriptedBackend(), "b": ScriptedBackend()}
+        async with RouterUnderTest(backends) as under_test:
+            client = await under_test.client()
+            await warm(client)
+            under_test.lookup.hot = True
+            client.send(envelope(*ALL))
+            assert await client.codes(6) == [b"250"] * 5 + [b"354"]
+            client.send(BODY + b".\r\n" + rest)
+            assert await client.codes(4) == [b"250"] * 4
+            if rest == b"NO":
+                client.send(b"OP\r\n")
+            said = {b"QUIT\r\n": [b"221"], b"NO": [b"250"]}.get(rest, [b"250", b"250", b"250", b"354"])
+            assert await client.codes(len(said)) == said
+            assert under_test.frontend is not None
+            assert under_test.frontend.journal.tally.express == 1
+            assert [message.body for message in backends["a"].messages] == [BODY, BODY]
+
+    play(test)
+
+
 @pytest.mark.parametrize("hot", [True, False])
 def test_text_before_it_was_asked_for(hot: bool) -> None:
     """It comes behind the envelope, while a backend has not answered: nothing of it goes to anybody before its 354."""

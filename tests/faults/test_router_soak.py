@@ -31,6 +31,8 @@ def test_what_must_not_be_is_found() -> None:
         Figures(kills=1, deferred=1, rss_kib=flat, descriptors=flat, odd=[b"550 no\r\n"]),
         Figures(kills=1, deferred=1, rss_kib=[1000 * n for n in range(40)], descriptors=flat),
         Figures(kills=1, deferred=1, rss_kib=flat, descriptors=list(range(40))),
+        Figures(kills=1, deferred=1, rss_kib=flat, descriptors=flat, most_descriptors=999),
+        Figures(kills=1, deferred=1, rss_kib=flat, descriptors=flat, express=0),
         Figures(kills=0, deferred=0, rss_kib=flat, descriptors=flat),
     ):
         assert len(wrong.findings()) == 1

@@ -7,6 +7,7 @@ behind that, each backend has the same SHA-256 of what was sent.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import smtplib
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from tests.harness.lmtp import Lmtp, Result, message
 from tests.harness.ours import ROUTER_PORT
 from tests.harness.roots import Root
 from tests.harness.topology import Delivery
+from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -174,3 +176,21 @@ def test_duplicate_recipients_have_a_reply_each_as_from_cyrus(group: Delivery) -
     send(group, [two, one, two], message("once"))
     group.postfix.wait_empty()
     assert len(inbox(be2, two)) == had + 1
+
+
+def test_what_postfix_hands_over_goes_the_short_way(group: Delivery) -> None:
+    """It says its envelope in one piece, and QUIT in one piece with the end of the message (express.py)."""
+    ((backend, user),) = new_users(group, 1)
+
+    def express() -> int:
+        status: dict[str, int] = json.loads(group.router.cli("status", "--format", "json").stdout)
+        return status["express"]
+
+    before = express()
+    for number in range(4):
+        with smtplib.SMTP(group.postfix.address, 25, timeout=60, local_hostname="sender.lab") as client:
+            client.sendmail("a@example.net", [f"{user}@example.org"], message(f"short {number}"))
+        group.postfix.wait_empty(60)
+    wait_until(lambda: express() >= before + 3, "all but one that may have met no free connection", 20)
+    with backend.imap(user) as connection:
+        assert len(imap.messages(connection)) == 4
