@@ -15,7 +15,7 @@ export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 EXTENSION_SOURCES := setup.py packaging/compiled_classes.py $(wildcard cyrusext/*/*.pyx cyrusext/*/*.pxd \
-	lmtp_router/*.py lmtp_router/*.pyx lmtp_router/*/*.py lmtp_router/*/*.pyx \
+	lmtp_router/*.py lmtp_router/*.pyx lmtp_router/_*.pxd lmtp_router/*/*.py lmtp_router/*/*.pyx lmtp_router/*/_*.pxd \
 	cyrusext/net/_sasl_build.py csrc/include/*.h csrc/libcyrusext/*.c csrc/libcyrusext/*.h)
 
 .PHONY: build tools library roots demo test nightly soak bench clean

@@ -72,11 +72,11 @@ ROUTER = [
         "body",
         "channel",
         "delivery",
-        "express",
         "journal",
         "link",
         "protocol.codec",
         "protocol.client",
+        "protocol.hops",
         "protocol.server",
         "protocol.lines",
         "protocol.types",
@@ -126,7 +126,7 @@ AS_PYTHON = {"annotation_typing": False, "nonecheck": True}
 def router_modules() -> list[Extension]:
     """Python that each command and each reply goes through, compiled as it stands (docs/decisions/router-speed.md)."""
     sources = {name: Path(name.replace(".", "/") + ".py") for name in ROUTER}
-    declarations = [str(path) for path in declare(sources)]
+    declarations = [str(path) for path in declare(sources, Path("lmtp_router").rglob("_*.pxd"))]
     return [
         Extension(name, [str(source)], depends=declarations, extra_compile_args=CFLAGS)
         for name, source in sources.items()
@@ -174,7 +174,9 @@ def extensions() -> list[Extension]:
             *(
                 Extension(source.removesuffix(".pyx").replace("/", "."), [source], extra_compile_args=CFLAGS)
                 for source in (
+                    "lmtp_router/_express.pyx",
                     "lmtp_router/_lines.pyx",
+                    "lmtp_router/_passed.pyx",
                     "lmtp_router/protocol/_envelope.pyx",
                     "lmtp_router/protocol/_plain.pyx",
                     "lmtp_router/protocol/_scan.pyx",

@@ -20,9 +20,6 @@ from cyrusext.runtime.logging import format_value
 cdef class Text:
     """Octets that grow."""
 
-    cdef char *start
-    cdef size_t size, room
-
     def __cinit__(self):
         self.room = 4096
         self.start = <char *>malloc(self.room)
@@ -102,17 +99,31 @@ cdef class Text:
         return self.put(b'"', 1)
 
 
+cdef time_t stamped = 0
+cdef char stamp[40]
+cdef size_t stamp_size = 0
+
+
 cdef int put_now(Text text) except -1:
+    """The time of now; all but the milliseconds is made once a second."""
+    global stamped, stamp_size
     cdef timespec now
     cdef tm parts
-    cdef char stamp[40]
     cdef time_t seconds
+    cdef int ms
+    cdef char last[4]
     clock_gettime(CLOCK_REALTIME, &now)
     seconds = now.tv_sec
-    gmtime_r(&seconds, &parts)
-    return text.put(stamp, <size_t>snprintf(
-        stamp, 40, b"%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday,
-        parts.tm_hour, parts.tm_min, parts.tm_sec, <int>(now.tv_nsec // 1000000)))
+    if seconds != stamped or not stamp_size:
+        gmtime_r(&seconds, &parts)
+        stamp_size = <size_t>snprintf(
+            stamp, 40, b"%04d-%02d-%02dT%02d:%02d:%02d.", parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday,
+            parts.tm_hour, parts.tm_min, parts.tm_sec)
+        stamped = seconds
+    ms = <int>(now.tv_nsec // 1000000)
+    last[0], last[1], last[2], last[3] = 48 + ms // 100, 48 + ms // 10 % 10, 48 + ms % 10, 90
+    text.put(stamp, stamp_size)
+    return text.put(last, 4)
 
 
 cdef int put_head(Text head, str event, str session, bytes mail_from) except -1:
@@ -164,25 +175,6 @@ def recipient_lines(str event, str session, bytes mail_from, done):
         if times is not None:
             asked, linked, opened, ended = times.asked, times.linked, times.opened, times.ended
         put_tail(text, recipient.server, size, text_of(final), recipient.started, asked, linked, opened, ended, at)
-    return PyBytes_FromStringAndSize(text.start, <Py_ssize_t>text.size)
-
-
-def passed_lines(str event, str session, bytes mail_from, parts, long long size):
-    """The lines of `parts` (server, paths, replies, asked, opened, ended, at), as `recipient_lines` has them."""
-    cdef Text text = Text(), head = Text(), tail = Text()
-    cdef bytes raw, before, path
-    cdef double asked, opened, ended, at
-    put_head(head, event, session, mail_from)
-    for server, paths, replies, asked, opened, ended, at in parts:
-        before = None
-        for path, raw in zip(paths, replies):
-            if raw is not before:
-                before = raw
-                tail.size = 0
-                put_tail(tail, server, size, raw[:PyBytes_GET_SIZE(raw) - 2], asked, asked, asked, opened, ended, at)
-            text.put(head.start, head.size)
-            text.put_value(path)
-            text.put(tail.start, tail.size)
     return PyBytes_FromStringAndSize(text.start, <Py_ssize_t>text.size)
 
 

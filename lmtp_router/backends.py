@@ -98,9 +98,10 @@ class BackendPool:
 
     def borrow(self) -> BackendLink | None:
         """Take a kept connection on which a whole transaction can be said at once; None where there is none."""
-        if self._waiting or not self._idle or not self._idle[-1].lendable:
+        idle = self._idle
+        if self._waiting or not idle or not idle[-1].lendable:
             return None
-        return self._idle.pop()
+        return idle.pop()
 
     def put_back(self, link: BackendLink) -> None:
         """Keep `link` for the delivery that asks next, which has to have it."""
@@ -181,7 +182,10 @@ class BackendPool:
 
     def give_back(self, link: BackendLink) -> None:
         """`link` is free again."""
-        self._serve(link, reused=True)
+        if self._waiting or self._closing:
+            self._serve(link, reused=True)
+        else:
+            self._keep(link)
 
     def _serve(self, link: BackendLink, *, reused: bool) -> None:
         if self._waiting:
@@ -191,10 +195,13 @@ class BackendPool:
         elif self._closing:
             link.quit()
         else:
-            limits, now = self.settings.pool, self.now()
-            link.idle_until = link.idle_until or now + limits.idle_s
-            link.deadline = min(link.idle_until, now + limits.noop_s) if limits.noop_s else link.idle_until
-            self._idle.append(link)
+            self._keep(link)
+
+    def _keep(self, link: BackendLink) -> None:
+        limits, now = self.settings.pool, self.now()
+        link.idle_until = link.idle_until or now + limits.idle_s
+        link.deadline = min(link.idle_until, now + limits.noop_s) if limits.noop_s else link.idle_until
+        self._idle.append(link)
 
     def take_out(self, link: BackendLink) -> None:
         """`link` is not to be used now."""

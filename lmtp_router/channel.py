@@ -39,6 +39,8 @@ NOTHING_CLAIMED: Mapping[str, str] = MappingProxyType({})
 _XCLIENT, _XFORWARD = f"XCLIENT {' '.join(XCLIENT)}", f"XFORWARD {' '.join(XFORWARD)}"
 
 OK = reply(250, "2.0.0 OK")
+SENDER_OK = reply(250, "2.1.0 OK")
+GO_AHEAD = reply(354, "End data with <CR><LF>.<CR><LF>")
 CHALLENGE = b"334 \r\n"
 """PLAIN begins with what the client says, so there is nothing in it (RFC 4954 section 4)."""
 BEGIN_TLS = reply(220, "2.0.0 Ready to start TLS")
@@ -236,7 +238,7 @@ class Channel:
         )
         return build_received(self.origin, self._settings.hostname, protocol, self._id) + self._reception.date()
 
-    # For what goes the short way (express.py).
+    # For what goes the short way (_express.pyx).
 
     @property
     def max_size(self) -> int:

@@ -18,10 +18,10 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from cyrusext.runtime import logging
+from lmtp_router._express import Express
 from lmtp_router.arrivals import Arrivals
 from lmtp_router.backends import BackendPools
 from lmtp_router.doors import OPEN, Door
-from lmtp_router.express import Express
 from lmtp_router.journal import Journal
 from lmtp_router.link import LinkSettings
 from lmtp_router.protocol.proxy import Endpoint
@@ -161,7 +161,7 @@ class Frontend:
 
     def express(self, session: Session) -> Express:
         """The short way for what is common."""
-        return Express(session, self._routing, self.pools, self.now)
+        return Express(session, session, self._routing, self.pools, self.now)
 
     @property
     def shared_extensions(self) -> frozenset[bytes]:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from cyrusext.runtime import logging
-from lmtp_router._lines import passed_lines, recipient_lines
+from lmtp_router._lines import recipient_lines
+from lmtp_router._passed import Sums, Taken, passed_lines
 from lmtp_router.privacy import Disclosure
 from lmtp_router.protocol.types import Rcpt, Reply
 from lmtp_router.recipient import Recipient, Times
@@ -26,6 +27,7 @@ WRITE_S = 0.02
 WRITE_AT = 32 << 10
 """Octets of lines that do not wait any longer."""
 
+_FULL = Disclosure.FULL
 _VERDICTS = {2: "delivered", 4: "deferred", 5: "rejected"}
 
 
@@ -38,18 +40,6 @@ class Done(NamedTuple):
     at: float
 
 
-class Passed(NamedTuple):
-    """What one backend took, all of it: each of `paths` has its reply in `replies`; the times are as in `Times`."""
-
-    server: str
-    paths: Sequence[bytes]
-    replies: Sequence[bytes]
-    asked: float
-    opened: float
-    ended: float
-    at: float
-
-
 class Journal:
     """Writes and counts what a worker's transactions come to."""
 
@@ -57,14 +47,21 @@ class Journal:
         self, disclosure: Disclosure, tally: Tally | None = None, later: Callable[..., object] | None = None
     ) -> None:
         """`later` calls something after so many seconds; without it every line is written at once."""
-        self.tally = tally or Tally()
+        self._tally = tally or Tally()
+        self._passed = Sums(PHASE_BOUNDS_S)
         self._disclosure = disclosure
         self._log = logging.get()
         self._later = later
         self._lines: list[bytes] = []
         self._octets = 0
-        phases = self.tally.phases
+        phases = self._tally.phases
         self._phases = (phases["connect"], phases["envelope"], phases["data"], phases["final"])
+
+    @property
+    def tally(self) -> Tally:
+        """What was counted until now."""
+        self._passed.settle(self._tally)
+        return self._tally
 
     def note(self, session: str, mail_from: bytes, done: Sequence[Done]) -> None:
         """Tell of a transaction that is over, or of recipients whose reply came after their client had gone."""
@@ -76,26 +73,16 @@ class Journal:
             return
         self._keep(recipient_lines("lmtp.recipient", session, mail_from, done))
 
-    def passed(self, session: str, mail_from: bytes, parts: Sequence[Passed], size: int) -> None:
+    def passed(self, session: str, mail_from: bytes, parts: list[Taken], size: int) -> None:
         """Tell of a transaction that is over, in which every recipient got the message of `size` octets."""
-        self.tally.express += 1
-        if self._log.writes_info and self._disclosure is not Disclosure.FULL:
+        # It is asked for once for the lines that are written together: that costs as much as one of them.
+        written = bool(self._lines) or self._log.writes_info
+        if written and self._disclosure is not _FULL:
+            self._tally.express += 1
             self.note(session, mail_from, [done for part in parts for done in _each(part, size)])
             return
-        tally = self.tally
-        tally.transactions += 1
-        tally.received_bytes += size
-        connect, envelope, data, last = self._phases
-        for part in parts:
-            server = part.server
-            verdicts = tally.recipients.setdefault(server, {})
-            verdicts["delivered"] = verdicts.get("delivered", 0) + len(part.paths)
-            tally.delivered_bytes[server] = tally.delivered_bytes.get(server, 0) + size
-            _observe(connect, 0.0)
-            _observe(envelope, part.opened - part.asked)
-            _observe(data, part.ended - part.opened)
-            _observe(last, part.at - part.ended)
-        if self._log.writes_info:
+        self._passed.count(parts, size)
+        if written:
             self._keep(passed_lines("lmtp.recipient", session, mail_from, parts, size))
 
     def _keep(self, lines: bytes) -> None:
@@ -115,7 +102,7 @@ class Journal:
 
     def refused(self, reason: str) -> None:
         """A client was not served."""
-        self.tally.refused[reason] = self.tally.refused.get(reason, 0) + 1
+        self._tally.refused[reason] = self._tally.refused.get(reason, 0) + 1
 
     def _fields(self, session: str, mail_from: bytes, done: Done) -> dict[str, object]:
         recipient, final, size, at = done
@@ -134,7 +121,7 @@ class Journal:
         return fields
 
     def _count(self, done: Sequence[Done]) -> None:
-        tally = self.tally
+        tally = self._tally
         tally.transactions += 1
         seen: dict[int, tuple[Times, float]] = {}
         took: set[str] = set()
@@ -163,12 +150,12 @@ class Journal:
                 _observe(last, at - times.ended)
 
 
-def _each(part: Passed, size: int) -> Iterator[Done]:
+def _each(part: Taken, size: int) -> Iterator[Done]:
     """The recipients of a part, one by one."""
     times = Times()
     times.asked = times.linked = part.asked
     times.opened, times.ended = part.opened, part.ended
-    for path, raw in zip(part.paths, part.replies, strict=True):
+    for path, raw in zip(part.paths, part.finals, strict=True):
         recipient = Recipient(Rcpt(path), Slot(), part.asked)
         recipient.server, recipient.times = part.server, times
         yield Done(recipient, Reply(int(raw[:3]), raw), size, part.at)

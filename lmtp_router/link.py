@@ -86,7 +86,7 @@ class Keeper(Protocol):
 
 
 class Borrower(Protocol):
-    """Who has a link without a delivery (express.py)."""
+    """Who has a link without a delivery (_express.pyx)."""
 
     def heard(self, octets: bytes) -> None:
         """The backend sent this."""
@@ -105,7 +105,7 @@ class BackendLink:
         """Until then it is kept unused; 0 while it is used."""
         self.paused = False
         self._pool = pool
-        self._connection = pool.connection()
+        self._connection: ClientConnection = pool.connection()
         self._transport: Outlet | None = None
         self._delivery: LinkUser | None = None
         self._borrower: Borrower | None = None

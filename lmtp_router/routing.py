@@ -76,9 +76,12 @@ class Routing:
         if servers is None:
             return None
         routes: list[Route] = []
+        known = self._known
         for server in servers:
-            route = self._known.get(server) or self._to(server)
-            if not isinstance(route, Route):
+            route = known.get(server)
+            if route is None:
+                route = self._to(server)
+            if type(route) is not Route:
                 return None
             routes.append(route)
         return routes

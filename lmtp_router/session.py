@@ -10,10 +10,11 @@ import asyncio
 from typing import Protocol, cast
 
 from cyrusext.runtime import logging
-from lmtp_router.channel import OK, Channel, Reception
+from lmtp_router._express import Express
+from lmtp_router._passed import Taken
+from lmtp_router.channel import GO_AHEAD, OK, SENDER_OK, Channel, Reception
 from lmtp_router.doors import OPEN, Door
-from lmtp_router.express import Express, Stage
-from lmtp_router.journal import Done, Passed
+from lmtp_router.journal import Done
 from lmtp_router.protocol._tuples import record
 from lmtp_router.protocol.hops import Hops
 from lmtp_router.protocol.proxy import Endpoint
@@ -59,8 +60,6 @@ MAX_OWED = 1000
 LINGER_S = 2.0
 """How long a client is listened to, unheard, after the reply that ends its connection."""
 
-SENDER_OK = reply(250, "2.1.0 OK")
-GO_AHEAD = reply(354, "End data with <CR><LF>.<CR><LF>")
 NOBODY = reply(554, "5.5.1 No valid recipients")
 EARLY = reply(421, "4.7.0 Text came before DATA was answered, closing connection")
 BYE = reply(221, "2.0.0 Bye")
@@ -162,7 +161,7 @@ class Session(Channel):
         self._heard = self._frontend.now()
         express = self._express
         if express is not None:
-            if express.stage is not Stage.IDLE:
+            if not express.is_idle():
                 if express.client_said(data):
                     return
             elif data.endswith(b"DATA\r\n") and self._is_free() and express.begin(data):
@@ -254,13 +253,7 @@ class Session(Channel):
     def hops(self) -> Hops | None:
         return self._hops
 
-    def tell_taken(self, replies: list[bytes]) -> bytes:
-        """Write the replies to MAIL, to each RCPT and to DATA; return them."""
-        octets = b"%b%b%b" % (SENDER_OK.raw, b"".join(replies), GO_AHEAD.raw)
-        self.tell(octets)
-        return octets
-
-    def note(self, mail: Mail, passed: list[Passed], size: int) -> None:
+    def note(self, mail: Mail, passed: list[Taken], size: int) -> None:
         """A transaction is over, and every recipient has the message."""
         self._first = b""
         self._frontend.journal.passed(self._id, mail.path, passed, size)
@@ -445,12 +438,12 @@ class Session(Channel):
 
     def drain(self) -> None:
         """End as soon as no transaction is open."""
-        if self._express is None or self._express.stage is Stage.IDLE:
+        if self._express is None or self._express.is_idle():
             self._advance()
 
     def expire(self, now: float) -> None:
         """Look after the deadlines: the transaction's, and the client's silence."""
-        if self._express is not None and self._express.stage is not Stage.IDLE and self._express.expire(now):
+        if self._express is not None and not self._express.is_idle() and self._express.expire(now):
             return
         transaction = self._transaction
         if transaction is not None:

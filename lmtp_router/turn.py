@@ -20,23 +20,59 @@ JOINED = 64 << 10
 one connection in a turn, and only what was written can say that its reader is behind and the client has to wait."""
 
 
-class Turn:
-    """What is left to do at the end of this turn; `call_soon` is the loop's."""
+FEW = 2
+"""Connections written to at the end of one turn, up to which the next one does not wait for more."""
 
-    __slots__ = ("_call_soon", "_due")
+
+class Turn:
+    """What is left to do at the end of this turn; `call_soon` is the loop's.
+
+    After a turn that wrote to more than `FEW` connections the next one lasts for two rounds of the loop: what comes in
+    between is answered together with the rest, so that fewer sleeping readers are woken, and all is done sooner.
+    """
+
+    __slots__ = ("_busy", "_call_soon", "_due", "_outlets", "_planned")
 
     def __init__(self, call_soon: Callable[[Callable[[], object]], object]) -> None:
         self._call_soon = call_soon
         self._due: list[Callable[[], object]] = []
+        self._outlets: list[Outlet] = []
+        """Those that have something to write."""
+        self._planned = False
+        self._busy = False
 
     def soon(self, callback: Callable[[], object]) -> None:
-        """Call `callback` at the end of this turn, behind those that are due already."""
-        if not self._due:
-            self._call_soon(self.run)
+        """Call `callback` at the end of this turn, behind those that are due already and before anything is written."""
         self._due.append(callback)
+        self._plan()
+
+    def flush_soon(self, outlet: Outlet) -> None:
+        """Have `outlet` write at the end of this turn."""
+        self._outlets.append(outlet)
+        self._plan()
+
+    def _plan(self) -> None:
+        if not self._planned:
+            self._planned = True
+            self._call_soon(self._wait if self._busy else self.run)
+
+    def _wait(self) -> None:
+        """Let one more round come in."""
+        self._call_soon(self.run)
 
     def run(self) -> None:
-        """Do what is due, and what comes of it."""
+        """Do what is due, write, and do what comes of it."""
+        self._busy = len(self._outlets) > FEW
+        try:
+            while self._due or self._outlets:
+                self._call()
+                self._write()
+        finally:
+            self._planned = False
+            if self._due or self._outlets:
+                self._plan()
+
+    def _call(self) -> None:
         due = self._due
         at = 0
         try:
@@ -46,8 +82,15 @@ class Turn:
                 callback()
         finally:
             del due[:at]
-            if due:
-                self._call_soon(self.run)
+
+    def _write(self) -> None:
+        at = 0
+        try:
+            for outlet in self._outlets:
+                at += 1
+                outlet.flush()
+        finally:
+            del self._outlets[:at]
 
 
 class Outlet:
@@ -95,7 +138,7 @@ class Outlet:
             if not octets:
                 return
         if not self._pieces:
-            self._turn.soon(self.flush)
+            self._turn.flush_soon(self)
         self._pieces.append(octets)
         self._size += len(octets)
         if self._size > JOINED:

@@ -8,16 +8,25 @@ when the module changes.  Uncompiled, the same module behaves the same (docs/dec
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+_CLASS = re.compile(r"^cdef class (\w+)", re.MULTILINE)
 HEAD = "# Made from {name} by packaging/compiled_classes.py; not in the repository.\ncimport cython\n"
 
 
-def declare(modules: Mapping[str, Path]) -> list[Path]:
-    """Write the declarations of `modules`, by name, beside them; return their paths."""
+def declare(modules: Mapping[str, Path], written: Iterable[Path] = ()) -> list[Path]:
+    """Write the declarations of `modules`, by name, beside them; return their paths.
+
+    `written` are declarations that were written by hand, by paths from where modules are imported; their classes can be
+    named, not derived from.
+    """
     trees = {name: ast.parse(path.read_text("utf-8")).body for name, path in modules.items()}
     compiled: dict[str, dict[str, set[str]]] = {name: {} for name in trees}
+    for path in written:
+        name = ".".join(path.with_suffix("").parts)
+        compiled[name] = {found: set() for found in _CLASS.findall(path.read_text("utf-8"))}
     for _ in range(2):  # a base is found before what derives from it
         for name, tree in trees.items():
             known = _known(tree, compiled) | compiled[name]

@@ -8,7 +8,8 @@ parameters, quotes, a source route, octets that are not printable ASCII, or is n
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcmp
 
-from lmtp_router.protocol.types import Data, Mail, Rcpt
+from lmtp_router.protocol._tuples import record
+from lmtp_router.protocol.types import NOTHING, Data, Mail, Rcpt
 
 cdef object DATA = Data()
 cdef enum:
@@ -35,7 +36,7 @@ def plain_command(bytes line not None):
     if size == 4:
         return DATA if memcmp(raw, b"DATA", 4) == 0 else None
     if size > 10 and memcmp(raw, b"RCPT TO:", 8) == 0 and is_path(<const unsigned char *>raw + 8, size - 8):
-        return Rcpt(line[8:])
+        return record(Rcpt, line[8:], b"", False)
     if size > 11 and memcmp(raw, b"MAIL FROM:", 10) == 0 and is_path(<const unsigned char *>raw + 10, size - 10):
-        return Mail(line[10:])
+        return record(Mail, line[10:], 0, b"", b"", NOTHING, False, False)
     return None

@@ -6,7 +6,7 @@ which nothing happens cost a few vector instructions (AVX2 where the processor h
 loaded; else what the compiler makes of a plain loop); only the others are looked at octet by octet.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 cdef extern from *:
     """
@@ -199,17 +199,14 @@ cyxr_choose(True)
 cdef class BodyScanner:
     """Scans one message.  ``bare_newline`` and ``nul`` say what was seen so far."""
 
-    cdef int _state
-    cdef int _bad
-    cdef int _nul
-    cdef bint _replace
-    cdef Py_ssize_t _held
-
     def __init__(self, bint replace=False):
-        self._state = CYXR_LINE
-        self._bad = 0
-        self._nul = 0
         self._replace = replace
+        self.begin()
+
+    cdef void begin(self) noexcept:
+        """A message begins."""
+        self._state = CYXR_LINE
+        self._bad = self._nul = 0
         self._held = 0
 
     @property
@@ -226,32 +223,38 @@ cdef class BodyScanner:
         ``end`` is the offset behind CRLF.CRLF or -1.  ``octets`` may be passed on: all of the message so far that is
         surely not a part of the end-of-data sequence (its first CRLF belongs to the message).
         """
-        cdef Py_ssize_t size = len(data)
-        cdef const unsigned char *raw = <const unsigned char *>PyBytes_AS_STRING(data)
-        cdef Py_ssize_t end, stop, held = self._held
-        if at < 0 or at > size:
+        cdef Py_ssize_t end = -1
+        if at < 0 or at > PyBytes_GET_SIZE(data):
             raise ValueError("offset outside the data")
+        octets = self.take(data, at, &end)
+        return end, octets
+
+    cdef bytes take(self, bytes data, Py_ssize_t at, Py_ssize_t *end):
+        """`feed`, for an offset that is known to be right."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        cdef const unsigned char *raw = <const unsigned char *>PyBytes_AS_STRING(data)
+        cdef Py_ssize_t stop, held = self._held
         if self._replace:
-            return self._rewrite(raw, at, size)
-        end = cyxr_scan(raw, at, size, &self._state, &self._bad, &self._nul)
-        if end >= 0:
+            return self.rewrite(data, at, end)
+        end[0] = cyxr_scan(raw, at, size, &self._state, &self._bad, &self._nul)
+        if end[0] >= 0:
             self._held = 0
-            if held and end - at == 3 - held:
-                return end, b""
-            stop = end - 3
+            if held and end[0] - at == 3 - held:
+                return b""
+            stop = end[0] - 3
         else:
             self._held = 1 if self._state == CYXR_DOT else 2 if self._state == CYXR_DOTCR else 0
             if held and self._held == held + size - at:
-                return -1, b""
+                return b""
             stop = size - self._held
         if held:
             # What was held back was text after all.
-            return end, (b"." if held == 1 else b".\r") + data[at:stop]
-        return end, data if at == 0 and stop == size else data[at:stop]
+            return (b"." if held == 1 else b".\r") + data[at:stop]
+        return data if at == 0 and stop == size else data[at:stop]
 
-    cdef _rewrite(self, const unsigned char *raw, Py_ssize_t at, Py_ssize_t size):
-        cdef Py_ssize_t end, written = 0
+    cdef bytes rewrite(self, bytes data, Py_ssize_t at, Py_ssize_t *end):
+        cdef Py_ssize_t written = 0, size = PyBytes_GET_SIZE(data)
         cdef bytes out = PyBytes_FromStringAndSize(NULL, 3 * (size - at) + 4)
-        end = cyxr_rewrite(raw, at, size, &self._state, &self._bad, &self._nul,
-                           <unsigned char *>PyBytes_AS_STRING(out), &written)
-        return end, out[:written]
+        end[0] = cyxr_rewrite(<const unsigned char *>PyBytes_AS_STRING(data), at, size, &self._state, &self._bad,
+                              &self._nul, <unsigned char *>PyBytes_AS_STRING(out), &written)
+        return out[:written]

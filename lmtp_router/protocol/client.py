@@ -26,6 +26,8 @@ from lmtp_router.protocol.types import (
     TlsWanted,
 )
 
+_READY = ClientState.READY
+
 
 class ClientConnection:
     """Our end of a connection to a backend: what comes before a transaction by itself, then what the caller sends.
@@ -68,7 +70,7 @@ class ClientConnection:
     @property
     def reusable(self) -> bool:
         """True between transactions, when nothing is owed and nothing half came."""
-        return self.state is ClientState.READY and not self._expected and not self._replies and not self._parser.partial
+        return self.state is _READY and not self._expected and not self._replies and not self._parser.partial
 
     def receive_data(self, data: bytes) -> None:
         """Take octets from the backend; raises RemoteProtocolError (fatal) for what is no reply."""

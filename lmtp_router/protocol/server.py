@@ -127,6 +127,7 @@ def offered(known: Iterable[frozenset[bytes]]) -> frozenset[bytes]:
     return frozenset.intersection(*known) & _PASSED_ON
 
 
+_READY = ServerState.READY
 _PASSED_ON = frozenset({EIGHT_BIT, SMTPUTF8, DSN})
 _OWN = ("PIPELINING", "ENHANCEDSTATUSCODES", "CHUNKING")
 _UNKNOWN = frozenset({EIGHT_BIT})
@@ -321,7 +322,7 @@ class ServerConnection:
         """Would MAIL and so many RCPTs be taken now, nothing being left to read or to decide?"""
         limits = self._limits
         return (
-            self.state is ServerState.READY
+            self.state is _READY
             and not self._smtp
             and not self.login_required
             and self._at >= len(self._buffer)

@@ -1,4 +1,4 @@
-"""What is passed on without being taken apart (express.py) ends as what is, octet for octet, whatever happens.
+"""What is passed on without being taken apart (_express.pyx) ends as what is, octet for octet, whatever happens.
 
 Rule: each conversation is held twice, once with a hot table, by which a transaction is passed on as it is, and once
 without one; client, backends and figures must not tell the two apart.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -274,6 +275,51 @@ def test_what_is_said_behind_the_message(rest: bytes) -> None:
             assert under_test.frontend is not None
             assert under_test.frontend.journal.tally.express == 1
             assert [message.body for message in backends["a"].messages] == [BODY, BODY]
+
+    play(test)
+
+
+@pytest.mark.parametrize("hot", [True, False])
+@pytest.mark.parametrize("phase", ["rcpt", "final"])
+def test_replies_that_the_client_does_not_read(phase: str, hot: bool) -> None:
+    """More of them than the kernel takes: the transaction leaves the short way while it writes them, and ends well."""
+    many, words = 199, b"250 2.1.5 %b\r\n" % (b"x" * 2000)
+
+    async def test() -> None:
+        backends = {"a": ScriptedBackend(), "b": ScriptedBackend()}
+        async with RouterUnderTest(backends) as under_test:
+            client = await under_test.client()
+            await warm(client)
+            under_test.lookup.hot = hot
+            setattr(backends["a"].script, phase, {A: words})
+            transport = client.writer.transport
+            assert under_test.frontend is not None
+            (session,) = under_test.frontend.sessions
+            assert session._transport is not None
+            # What is written waits in the router, not in the kernel.
+            session._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+            def listen(*, ears: bool) -> None:
+                (transport.resume_reading if ears else transport.pause_reading)()  # type: ignore[attr-defined]
+
+            listen(ears=phase != "rcpt")
+            client.send(envelope(*[A] * many, B))
+            if phase == "rcpt":
+                await wait_until(lambda: backends["a"].commands[-1] == b"DATA\r\n", "the envelope is there")
+                await asyncio.sleep(0.05)
+                listen(ears=True)
+            assert await client.codes(many + 3) == [b"250"] * (many + 2) + [b"354"]
+            listen(ears=phase != "final")
+            client.send(BODY + b".\r\n")
+            if phase == "final":
+                await wait_until(lambda: len(backends["a"].messages) == 2, "the message is there")
+                await asyncio.sleep(0.05)
+                listen(ears=True)
+            assert await client.codes(many + 1) == [b"250"] * (many + 1)
+            assert await client.ask(b"QUIT")
+            assert under_test.frontend.journal.tally.express == (hot and phase == "final")
+            for backend in backends.values():
+                assert [message.body for message in backend.messages] == [BODY, BODY]
 
     play(test)
 

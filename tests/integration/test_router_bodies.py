@@ -179,7 +179,7 @@ def test_duplicate_recipients_have_a_reply_each_as_from_cyrus(group: Delivery) -
 
 
 def test_what_postfix_hands_over_goes_the_short_way(group: Delivery) -> None:
-    """It says its envelope in one piece, and QUIT in one piece with the end of the message (express.py)."""
+    """It says its envelope in one piece, and QUIT in one piece with the end of the message (_express.pyx)."""
     ((backend, user),) = new_users(group, 1)
 
     def express() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -197,8 +198,28 @@ def test_a_turn_does_what_comes_of_it_and_survives_an_error() -> None:
     assert seen == [1, 2, 1, 2]
 
 
+def test_a_turn_that_had_much_to_write_waits_for_more() -> None:
+    due: list[Callable[[], object]] = []
+    turn, recorder = Turn(due.append), Recorder()
+    streams = [Outlet(recorder, turn) for _ in range(4)]  # type: ignore[arg-type]
+
+    def rounds(*writing: Outlet) -> int:
+        """How many rounds of the loop it takes until what is written is out."""
+        for stream in writing:
+            stream.write(b"x")
+        before, count = len(recorder.calls), 0
+        while len(recorder.calls) == before:
+            due.pop(0)()
+            count += 1
+        assert len(recorder.calls) - before == len(writing)
+        assert not due
+        return count
+
+    assert [rounds(*streams[:few]) for few in (1, 2, 3, 3, 2, 1, 1)] == [1, 1, 1, 2, 2, 1, 1]
+
+
 @pytest.mark.parametrize(
-    "name", ["session", "transaction", "delivery", "express", "backends", "protocol.client", "protocol.server", "turn"]
+    "name", ["session", "transaction", "delivery", "_express", "backends", "protocol.client", "protocol.server", "turn"]
 )
 def test_the_data_path_is_compiled(name: str) -> None:
     module = importlib.import_module(f"lmtp_router.{name}")
