@@ -88,7 +88,8 @@ class Lookup:
         """
         if self._index is None:
             return None
-        self._watch_clock()
+        if time.monotonic() >= self._clock_at:
+            self._watch_clock()
         try:
             return self._index.server_at(address, self._plain)
         except LookupUnavailable:
@@ -98,17 +99,17 @@ class Lookup:
         """`server_of` for each of `addresses`; None where it is None for one."""
         if self._index is None:
             return None
-        self._watch_clock()
+        if time.monotonic() >= self._clock_at:
+            self._watch_clock()
         try:
             return self._index.servers_at(addresses, self._plain)
         except LookupUnavailable:
             return None
 
     def _watch_clock(self) -> None:
-        now = time.monotonic()
-        if now >= self._clock_at:
-            self._clock_at = now + _CLOCK_S
-            self._clock.jumped()
+        """To be called when `_clock_at` is past."""
+        self._clock_at = time.monotonic() + _CLOCK_S
+        self._clock.jumped()
 
     def recipient(self, address: bytes) -> Answer:
         """Where mail to `address` goes; an ABSENT here bounces the mail."""

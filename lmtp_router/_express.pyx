@@ -43,12 +43,6 @@ cdef Py_ssize_t SHORT = PIECE
 cdef class Leg(Taken):
     """One backend and its recipients; the `Borrower` of the link to it."""
 
-    def __init__(self, Express express not None, Envelope envelope not None, route):
-        Taken.__init__(self, envelope, route.server)
-        self.express = express
-        self.route = route
-        self.told = []
-
     cdef send(self, bytes octets):
         """Write to the backend."""
         self.told.append(octets)
@@ -73,6 +67,15 @@ cdef class Leg(Taken):
         self.pool.put_back(self.link)
 
 
+cdef Leg new_leg(Express express, Envelope envelope, route):
+    cdef Leg leg = Leg.__new__(Leg)
+    leg.belong(envelope)
+    leg.express = express
+    leg.server, leg.route = route.server, route
+    leg.told = []
+    return leg
+
+
 cdef class Express:
     """The transactions of one session that go this way, one after the other."""
 
@@ -94,10 +97,14 @@ cdef class Express:
 
     cpdef bint begin(self, bytes octets) except -1:
         """Take an envelope, if it is of the common kind and a connection to each backend is free; False if not."""
-        cdef Envelope envelope = read_envelope(octets)
+        cdef Envelope envelope
         cdef list legs
         cdef Leg leg
         cdef bytes line
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(octets)
+        if size < 6 or memcmp(PyBytes_AS_STRING(octets) + size - 6, b"DATA\r\n", 6) != 0:
+            return False
+        envelope = read_envelope(octets)
         if envelope is None or envelope.count > MAX_RECIPIENTS or PyBytes_GET_SIZE(envelope.line) > MAX_MAIL:
             return False
         mail = codec.parse_command(envelope.line)
@@ -133,7 +140,7 @@ cdef class Express:
                     if leg.route == route:
                         break
                 else:
-                    leg = Leg(self, envelope, route)
+                    leg = new_leg(self, envelope, route)
                     legs.append(leg)
             leg.add(number)
         return legs

@@ -19,17 +19,22 @@ cdef class Taken(Part):
     """
 
     def __init__(self, Envelope envelope not None, str server not None):
-        Part.__init__(self, envelope)
+        self.belong(envelope)
         self.server = server
+
+
+# Room for the lines of one transaction, used for one after the other.
+cdef Text TEXT = Text(), HEAD = Text(), TAIL = Text()
 
 
 cpdef bytes passed_lines(str event, str session, bytes mail_from, list parts, long long size):
     """The lines of all recipients of `parts` (Taken), as `recipient_lines` has them."""
-    cdef Text text = Text(), head = Text(), tail = Text()
+    cdef Text text = TEXT, head = HEAD, tail = TAIL
     cdef Taken part
     cdef Rcpt *rcpt
     cdef const char *paths
     cdef Py_ssize_t i, before
+    text.size = head.size = 0
     put_head(head, event, session, mail_from)
     for part in parts:
         paths = PyBytes_AS_STRING(part.envelope.octets)

@@ -108,7 +108,7 @@ class Frontend:
                 return False
             self.strangers.add(session)
         self.sessions.add(session)
-        self.journal.tally.sessions += 1
+        self.journal.began()
         return True
 
     def forget(self, session: Session, transaction: Transaction | None) -> None:

@@ -100,6 +100,10 @@ class Journal:
             lines, self._lines, self._octets = self._lines, [], 0
             self._log.info_written(b"".join(lines))
 
+    def began(self) -> None:
+        """A client was taken up."""
+        self._tally.sessions += 1
+
     def refused(self, reason: str) -> None:
         """A client was not served."""
         self._tally.refused[reason] = self._tally.refused.get(reason, 0) + 1

@@ -164,7 +164,7 @@ class Session(Channel):
             if not express.is_idle():
                 if express.client_said(data):
                     return
-            elif data.endswith(b"DATA\r\n") and self._is_free() and express.begin(data):
+            elif self._is_free() and express.begin(data):
                 return
         self._connection.receive_data(data)
         self._advance()

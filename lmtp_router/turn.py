@@ -96,7 +96,7 @@ class Turn:
 class Outlet:
     """A transport whose writes wait for the end of the turn; what else is asked of it is done in order with them."""
 
-    __slots__ = ("_expected", "_muted", "_pieces", "_size", "_turn", "transport")
+    __slots__ = ("_closes", "_expected", "_muted", "_pieces", "_size", "_turn", "transport")
 
     def __init__(self, transport: asyncio.Transport, turn: Turn) -> None:
         self.transport = transport
@@ -105,6 +105,7 @@ class Outlet:
         self._size = 0
         self._expected = b""
         self._muted = False
+        self._closes = False
 
     def expect(self, octets: bytes) -> None:
         """What is written next begins with `octets`, which were written before: they are not written again.
@@ -151,14 +152,15 @@ class Outlet:
             return
         size = self._size
         self._pieces, self._size = [], 0
-        if self.transport.is_closing():
-            return  # it was lost meanwhile, and will say so
-        if len(pieces) == 1:
-            self.transport.write(pieces[0])
-        elif size <= JOINED:
-            self.transport.write(b"".join(pieces))
-        else:
-            self.transport.writelines(pieces)
+        if not self.transport.is_closing():  # it was lost meanwhile, and will say so
+            if len(pieces) == 1:
+                self.transport.write(pieces[0])
+            elif size <= JOINED:
+                self.transport.write(b"".join(pieces))
+            else:
+                self.transport.writelines(pieces)
+        if self._closes:
+            self.transport.close()
 
     def write_eof(self) -> None:
         self.flush()
@@ -166,8 +168,10 @@ class Outlet:
             self.transport.write_eof()
 
     def close(self) -> None:
-        self.flush()
-        self.transport.close()
+        """Close, behind what is to be written at the end of the turn."""
+        self._closes = True
+        if not self._pieces:
+            self.transport.close()
 
     def abort(self) -> None:
         self._pieces, self._size = [], 0
@@ -177,13 +181,13 @@ class Outlet:
         return self.transport.can_write_eof()
 
     def is_closing(self) -> bool:
-        return self.transport.is_closing()
+        return self._closes or self.transport.is_closing()
 
     def pause_reading(self) -> None:
         self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if not self.transport.is_closing():
+        if not self.is_closing():
             self.transport.resume_reading()
 
     def get_extra_info(self, name: str) -> Any:

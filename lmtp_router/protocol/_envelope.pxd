@@ -43,6 +43,7 @@ cdef class Part:
     cdef int due
     cdef Py_ssize_t at
 
+    cdef belong(self, Envelope envelope)
     cpdef add(self, int number)
     cpdef bytes rcpts(self)
     cpdef bint hear(self, bytes octets) except -1

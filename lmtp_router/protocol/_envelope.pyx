@@ -135,6 +135,10 @@ cdef class Part:
     """Those recipients of an envelope that one backend has, and what it said, as far as it has come."""
 
     def __init__(self, Envelope envelope not None):
+        self.belong(envelope)
+
+    cdef belong(self, Envelope envelope):
+        """Be a new part of `envelope`."""
         self.envelope = envelope
         self.number = envelope.parts
         envelope.parts += 1

@@ -9,9 +9,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcmp
 
 from lmtp_router.protocol._tuples import record
-from lmtp_router.protocol.types import NOTHING, Data, Mail, Rcpt
+from lmtp_router.protocol.types import NOTHING, Data, Mail, Quit, Rcpt
 
-cdef object DATA = Data()
+cdef object DATA = Data(), QUIT = Quit()
 cdef enum:
     LONGEST = 512
 
@@ -34,7 +34,7 @@ def plain_command(bytes line not None):
     cdef const char *raw = PyBytes_AS_STRING(line)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(line)
     if size == 4:
-        return DATA if memcmp(raw, b"DATA", 4) == 0 else None
+        return DATA if memcmp(raw, b"DATA", 4) == 0 else QUIT if memcmp(raw, b"QUIT", 4) == 0 else None
     if size > 10 and memcmp(raw, b"RCPT TO:", 8) == 0 and is_path(<const unsigned char *>raw + 8, size - 8):
         return record(Rcpt, line[8:], b"", False)
     if size > 11 and memcmp(raw, b"MAIL FROM:", 10) == 0 and is_path(<const unsigned char *>raw + 10, size - 10):

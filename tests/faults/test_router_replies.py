@@ -8,12 +8,11 @@ that it was said to, and to nobody else.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 
 from cyrusext.runtime.config_schema import Timeouts
-from lmtp_router.backends import BackendPool, BackendPools
+from lmtp_router.backends import BackendPools
 from tests.harness.lmtp_peer import LmtpClient, RouterUnderTest, Script, ScriptedBackend, play
 
 pytestmark = pytest.mark.faults
@@ -163,31 +162,23 @@ def test_a_slow_backend_costs_the_others_its_deadline_and_no_more(place: str, mo
         if where == "dot" == place:
             sweeps["since"] = sweeps["all"]
 
-    class Counting:
+    class Counting(BackendPools):
         """The pools, whose `expire` every sweep calls."""
-
-        def __init__(self, pools: BackendPools) -> None:
-            self._pools = pools
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._pools, name)
-
-        def __iter__(self) -> Iterator[BackendPool]:
-            return iter(self._pools)
 
         def expire(self, now: float) -> None:
             slow = [pool for pool in self if pool.name.endswith(f":{backends['a'].port}")]
             if place == "body" and not sweeps["since"] and any(link.paused for pool in slow for link in pool.links):
                 sweeps["since"] = sweeps["all"]  # since after the last one
             sweeps["all"] += 1
-            self._pools.expire(now)
+            super().expire(now)
 
     async def test() -> None:
         timeouts = Timeouts(connect=30, greeting=30, envelope=deadline_s, data=deadline_s, final=deadline_s, idle=30)
         script.step = at
         async with RouterUnderTest(backends, timeouts=timeouts, body_buffer=1 << 18) as under_test:
             assert under_test.frontend is not None
-            monkeypatch.setattr(under_test.frontend, "pools", Counting(under_test.frontend.pools))
+            empty = under_test.frontend.pools
+            monkeypatch.setattr(under_test.frontend, "pools", Counting(empty._settings, empty._loop, empty._turn))
             client = await under_test.client()
             replies = await client.message(body, A, B)
             assert [reply[:9] for reply in replies] == [LOST, b"250 2.1.5"]
