@@ -144,6 +144,7 @@ def extensions() -> list[Extension]:
                 depends=HEADERS,
                 libraries=["lmdb"],
                 extra_compile_args=CFLAGS,
+                extra_link_args=["-Wl,-Bsymbolic-functions"],  # its calls go straight to the library
             ),
             Extension(
                 "cyrusext.index._structure",

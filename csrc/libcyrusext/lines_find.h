@@ -69,7 +69,7 @@ static inline unsigned cyx_alike(const cyx_line *line, uint64_t fingerprint)
     return (unsigned)_mm_movemask_epi8(alike) & 0xFFFCu; /* two bits for each; the head's do not count */
 }
 
-static inline uint32_t cyx_match(const cyx_line *line, uint64_t fingerprint)
+static inline __attribute__((always_inline)) uint32_t cyx_match(const cyx_line *line, uint64_t fingerprint)
 {
     unsigned alike = cyx_alike(line, fingerprint);
     if (!alike)
@@ -83,21 +83,27 @@ static inline uint32_t cyx_match(const cyx_line *line, uint64_t fingerprint)
 static inline uint32_t cyx_match(const cyx_line *line, uint64_t fingerprint) { return cyx_match_each(line, fingerprint); }
 #endif
 
+/* What stands in the other lines of a home with this head, which is not 0.  Not inlined: seldom, and long. */
+static __attribute__((noinline, unused)) uint32_t cyx_look_behind(const cyx_lines *lines, uint64_t hash, uint64_t head)
+{
+    cyx_home home = cyx_home_of(lines, hash);
+    uint32_t route;
+    for (unsigned i = 1; i < CYX_PROBES; i++)
+        if (cyx_head_count(head, i) &&
+            (route = cyx_match(cyx_line_at(&home, i), home.fingerprint)) != CYX_ROUTE_NONE)
+            return route;
+    return cyx_head_count(head, 0) ? CYX_ROUTE_ASK : CYX_ROUTE_NONE;
+}
+
 /* cyx_lines_find */
-static inline uint32_t cyx_look(const cyx_lines *lines, uint64_t hash)
+static inline __attribute__((always_inline)) uint32_t cyx_look(const cyx_lines *lines, uint64_t hash)
 {
     cyx_home home = cyx_home_of(lines, hash);
     uint32_t route = cyx_match(cyx_line_at(&home, 0), home.fingerprint);
     if (__builtin_expect(route != CYX_ROUTE_NONE, true))
         return route;
     uint64_t head = cyx_load_word(&cyx_line_at(&home, 0)->head);
-    if (!head)
-        return CYX_ROUTE_NONE;
-    for (unsigned i = 1; i < CYX_PROBES; i++)
-        if (cyx_head_count(head, i) &&
-            (route = cyx_match(cyx_line_at(&home, i), home.fingerprint)) != CYX_ROUTE_NONE)
-            return route;
-    return cyx_head_count(head, 0) ? CYX_ROUTE_ASK : CYX_ROUTE_NONE;
+    return head ? cyx_look_behind(lines, hash, head) : CYX_ROUTE_NONE;
 }
 
 /* The same where the home line tells it, CYX_ROUTE_NONE included; false where others have to be looked into: those are

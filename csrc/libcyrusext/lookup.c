@@ -17,6 +17,7 @@
 
 #define LOOKUP_BATCH 1024u     /* names per transaction of cyx_lookup_many */
 #define PIECE 256u             /* names that are looked up in one go, under one guard */
+#define AHEAD 32u              /* and of these are waited for at once */
 #define RETRY_NS 50000000u     /* look for a table at most this often */
 #define ALIVE_NS 100000000u    /* how long the node counts as living once that was seen */
 #define FROM_STORE (-1000)     /* not a code: the table does not tell */
@@ -130,7 +131,7 @@ static void look_alive(cyx_reader *reader, cyx_table *table)
 
 /* No byte below 0x20, nothing empty: what is left is a name that a mailbox can have.  Others are looked at closely where
  * there is time. */
-static inline bool plain_name(const char *name, size_t len)
+static inline bool plain_words(const char *name, size_t len)
 {
     const uint64_t every = 0x0101010101010101u, high = 0x80 * every;
     uint64_t word, low = 0;
@@ -145,6 +146,23 @@ static inline bool plain_name(const char *name, size_t len)
     }
     return !low;
 }
+
+#ifdef CYX_LINES_WIDE
+static inline __m128i block_at(const char *at) { return _mm_loadu_si128((const __m128i *)(const void *)at); }
+
+/* Nearly all names are looked at as they are hashed: four blocks, without a branch on how many there are. */
+static inline bool plain_name(const char *name, size_t len)
+{
+    if (__builtin_expect(len < CYX_HASH_BLOCK || len > 4 * CYX_HASH_BLOCK, false))
+        return plain_words(name, len);
+    size_t last = len - CYX_HASH_BLOCK;
+    __m128i first = _mm_min_epu8(block_at(name), block_at(name + (last < 16 ? last : 16)));
+    __m128i least = _mm_min_epu8(first, _mm_min_epu8(block_at(name + (last < 32 ? last : 32)), block_at(name + last)));
+    return !_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(least, _mm_set1_epi8(0x1F)), least));
+}
+#else
+static inline bool plain_name(const char *name, size_t len) { return plain_words(name, len); }
+#endif
 
 /* What the table tells, FROM_STORE if nothing.  Nothing is written then. */
 static inline int from_route(const cyx_table *table, uint32_t id, const cyx_name *name, cyx_location *location_r)
@@ -301,13 +319,14 @@ int cyx_inspect(cyx_reader *reader, const char *name, size_t len, cyx_location *
 static inline uint64_t ask_for(const cyx_table *table, const cyx_name *name)
 {
     uint64_t hash = name->len <= CYX_MAX_NAME ? hash_in(table, name) : 0;
-    cyx_lines_prefetch(&table->hot.lines, hash);
+    __builtin_prefetch(table->hot.lines.at + cyx_home_line(&table->hot.lines, hash));
     return hash;
 }
 
-/* First every line is asked for, so that they come side by side, as many at once as the processor can fetch; then the
- * names are looked up in them.  One that does not stand in its home line waits for its other lines until all have had
- * their turn.  `left_r` has the numbers of those names that the table did not tell of; returns how many. */
+/* A name's line is asked for so many names before it is looked into: more than the processor fetches at once, and few
+ * enough that the next names are hashed while it waits.  One that does not stand in its home line waits for its other
+ * lines until all have had their turn.  `left_r` has the numbers of those names that the table did not tell of; returns
+ * how many. */
 static size_t many_from_table(const cyx_table *table, const cyx_name *names, size_t count, cyx_location *locations_r,
                               uint16_t left_r[PIECE])
 {
@@ -319,10 +338,12 @@ static size_t many_from_table(const cyx_table *table, const cyx_name *names, siz
             left_r[left++] = (uint16_t)i;
         return left;
     }
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count && i < AHEAD; i++)
         hashes[i] = ask_for(table, &names[i]);
     for (size_t i = 0; i < count; i++) {
         uint32_t route;
+        if (i + AHEAD < count)
+            hashes[i + AHEAD] = ask_for(table, &names[i + AHEAD]);
         if (names[i].len > CYX_MAX_NAME)
             left_r[left++] = (uint16_t)i;
         else if (!cyx_look_home(&table->hot.lines, hashes[i], &route))

@@ -67,7 +67,8 @@ static inline cyx_wide cyx_hash_short(const uint64_t *secret, const uint8_t *at,
     return cyx_hash_product(secret, first, last);
 }
 
-static inline uint64_t cyx_hash_name(const cyx_secret *secret, const void *name, size_t len)
+/* Inlined wherever it is used: a loop of look-ups overlaps as many as the processor holds instructions of. */
+static inline __attribute__((always_inline)) uint64_t cyx_hash_name(const cyx_secret *secret, const void *name, size_t len)
 {
     const uint64_t *words = secret->words + CYX_HASH_SUM;
     const uint8_t *at = name;

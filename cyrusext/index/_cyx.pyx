@@ -138,7 +138,10 @@ cdef class Reader:
         checked(cyx_refresh(self.opened()), self.errors)
 
     cdef int locate(self, const char *name, size_t size, cyx_location *at_r) except -1:
-        return checked(cyx_lookup(self.opened(), name, size, at_r), self.errors)
+        if self.closed:  # as `opened` says it, without a call
+            self.opened()
+        cdef int code = cyx_lookup(self.handle, name, size, at_r)
+        return code if code >= 0 else checked(code, self.errors)
 
     cdef int inspect(self, const char *name, size_t size, cyx_location *at_r) except -1:
         return checked(cyx_inspect(self.opened(), name, size, at_r), self.errors)

@@ -5,10 +5,11 @@ Rule: there is one Location for each place (server, partition, state, flags), ma
 as the index; an answer is a reference to it.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_GET_SIZE
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_New
 from cpython.tuple cimport PyTuple_GET_ITEM
-from cpython.ref cimport Py_INCREF, PyObject
+from cpython.ref cimport PyObject
 from cpython.unicode cimport PyUnicode_Check
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
@@ -20,11 +21,6 @@ from cyrusext.index._records cimport flags_of, interned
 
 from cyrusext.errors import InvalidName
 from cyrusext.model import Location, State, check_name
-
-cdef extern from "Python.h":
-    bint PyUnicode_IS_ASCII(object text)
-    const char *PyUnicode_DATA(object text)
-    Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 cdef enum:
     FEW = 256       # places that there is room for at first
@@ -38,28 +34,38 @@ cdef enum:
 
 cdef tuple STATES = (None, State.RESERVED, State.ACTIVE, State.DELETED)
 
-cdef inline object pointed(object name, cyx_name *raw):
-    """Point `raw` to the bytes of `name`; return what has to be kept meanwhile."""
-    if PyUnicode_Check(name) and PyUnicode_IS_ASCII(name):
-        raw.data, raw.len = PyUnicode_DATA(name), <size_t>PyUnicode_GET_LENGTH(name)
-        return name
-    if not PyBytes_Check(name):
-        name = encoded(name)
-    raw.data, raw.len = PyBytes_AS_STRING(name), <size_t>PyBytes_GET_SIZE(name)
-    return name
+cdef extern from *:
+    """
+    /* Point `raw` to the bytes of a name that has them as they are asked for; 0 for any other object. */
+    static inline int cyx_points(PyObject *name, cyx_name *raw)
+    {
+        if (PyBytes_Check(name)) {
+            raw->data = PyBytes_AS_STRING(name);
+            raw->len = (size_t)PyBytes_GET_SIZE(name);
+            return 1;
+        }
+        if (!PyUnicode_Check(name) || !PyUnicode_IS_COMPACT_ASCII(name))
+            return 0;
+        raw->data = (const char *)PyUnicode_DATA(name);
+        raw->len = (size_t)PyUnicode_GET_LENGTH(name);
+        return 1;
+    }
+
+    static inline void cyx_answer(PyObject *answer, Py_ssize_t i, PyObject *found)
+    {
+        Py_INCREF(found);
+        PyList_SET_ITEM(answer, i, found);
+    }
+    """
+    bint cyx_points(PyObject *name, cyx_name *raw) noexcept
+    void cyx_answer(list answer, Py_ssize_t i, PyObject *found) noexcept
 
 
-cdef inline bint is_name(const cyx_name *raw) noexcept:
-    """Can a record have this name?"""
-    cdef size_t i
-    cdef uint8_t byte
-    if raw.len == 0 or raw.len > CYX_MAX_NAME:
-        return False
-    for i in range(raw.len):
-        byte = <uint8_t>raw.data[i]
-        if byte < 0x20 and (byte == 0 or byte == 0x0A or byte == 0x0D or byte == 0x1D or byte == 0x1F):
-            return False
-    return True
+cdef object pointed(object name, cyx_name *raw):
+    """Point `raw` to the bytes of `name`, which can be any object; return what has to be kept meanwhile."""
+    cdef bytes octets = encoded(name)
+    raw.data, raw.len = PyBytes_AS_STRING(octets), <size_t>PyBytes_GET_SIZE(octets)
+    return octets
 
 
 cpdef bytes encoded(name):
@@ -172,9 +178,15 @@ cdef class Lookups:
         self._reader = Reader(state_dir, errors)
 
     cdef inline object location_of(self, const cyx_location *at):
+        return <object>self.known_at(at)
+
+    cdef inline PyObject *known_at(self, const cyx_location *at) except NULL:
+        """The Location, kept by `_locations`."""
+        cdef object made
         if at.place < self._room and self._places[at.place] is not NULL:
-            return <object>self._places[at.place]
-        return self.meet(at)
+            return self._places[at.place]
+        made = self.meet(at)
+        return <PyObject *>made
 
     cdef object meet(self, const cyx_location *at):
         """The Location of a place that was not met yet."""
@@ -204,15 +216,19 @@ cdef class Lookups:
         self._places[place] = made
         return 0
 
-    def lookup(self, name):
+    @cython.binding(False)
+    @cython.always_allow_keywords(False)
+    @cython.embedsignature(True)
+    @cython.embedsignature.format("clinic")
+    def lookup(self, name, /):
         """Where the mailbox with this internal name is; None if there is no record of it."""
         cdef cyx_location at
         cdef cyx_name raw
-        kept = pointed(name, &raw)
+        cdef object _kept
+        if not cyx_points(<PyObject *>name, &raw):
+            _kept = pointed(name, &raw)
         if self._reader.locate(raw.data, raw.len, &at) == CYX_OK:
             return self.location_of(&at)
-        if not is_name(&raw):
-            check_name(encoded(kept))
         return None
 
     def server_at(self, bytes address not None, Addresses rules not None):
@@ -262,7 +278,11 @@ cdef class Lookups:
             return self.location_of(&at), None
         return None, at.changed_at if at.state else None
 
-    def lookup_many(self, names):
+    @cython.binding(False)
+    @cython.always_allow_keywords(False)
+    @cython.embedsignature(True)
+    @cython.embedsignature.format("clinic")
+    def lookup_many(self, names, /):
         """`lookup` for each of `names`, in their order; what it takes from memory is fetched side by side."""
         cdef list wanted = names if type(names) is list else list(names)
         cdef Py_ssize_t count = PyList_GET_SIZE(wanted)
@@ -279,20 +299,19 @@ cdef class Lookups:
         cdef cyx_location at[PIECE]
         cdef list kept = None
         cdef Py_ssize_t i
-        cdef object name, found
+        cdef PyObject *name
+        cdef PyObject *found
         raw[0].data, raw[0].len = NULL, 0
         for i in range(start, end):
-            name = <object>PyList_GET_ITEM(wanted, i)
-            found = pointed(name, &raw[i - start])
-            if found is not name:
-                kept = kept or []
-                kept.append(found)
+            name = PyList_GET_ITEM(wanted, i)
+            if not cyx_points(name, &raw[i - start]):
+                if kept is None:
+                    kept = []
+                kept.append(pointed(<object>name, &raw[i - start]))
         self._reader.locate_many(raw, <size_t>(end - start), at)
-        for i in range(start, end):
-            if not at[i - start].state and not is_name(&raw[i - start]):
-                check_name(raw[i - start].data[:raw[i - start].len])
         for i in range(start, end):  # from here on new objects may be made: the names are not looked at any more
-            found = self.location_of(&at[i - start]) if at[i - start].state else None
-            Py_INCREF(found)
-            PyList_SET_ITEM(answer, i, found)
+            found = <PyObject *>None
+            if at[i - start].state:
+                found = self.known_at(&at[i - start])
+            cyx_answer(answer, i, found)
         return 0

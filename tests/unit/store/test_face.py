@@ -433,7 +433,8 @@ def test_the_stub_is_the_class(module: object) -> None:
         for key in there:
             member = vars(compiled[name])[key]
             if callable(member):
-                wanted = [arg.arg for arg in functions[key].args.args]
+                arguments = functions[key].args
+                wanted = [arg.arg for arg in (*arguments.posonlyargs, *arguments.args)]
                 assert list(inspect.signature(member).parameters) == wanted, key
             else:
                 assert functions[key].decorator_list, f"{key} is a property"
