@@ -38,7 +38,7 @@ static double loop(const questions *q, int absent)
     double began = now_ns();
     for (size_t n = 0; n < q->count; n++) {
         int server = engine_get(question_name(q, n), question_len(q, n));
-        wrong += server != (absent ? -1 : (int)key_server(q->which[n]));
+        wrong += server != (absent ? -1 : (int)q->server[n]);
     }
     double took = now_ns() - began;
     check_wrong(wrong, q->count);
@@ -58,7 +58,7 @@ static double batches(const questions *q)
             names[i] = question_name(q, n + i), lens[i] = question_len(q, n + i);
         engine_many(names, lens, size, servers);
         for (size_t i = 0; i < size; i++)
-            wrong += servers[i] != (int)key_server(q->which[n + i]);
+            wrong += servers[i] != (int)q->server[n + i];
         n += size;
     }
     double took = now_ns() - began;
@@ -76,7 +76,7 @@ static alone one_by_one(const questions *q)
         uint64_t start = ticks();
         int server = engine_get(question_name(q, n), question_len(q, n));
         took[n] = ticks() - start;
-        wrong += server != (int)key_server(q->which[n]);
+        wrong += server != (int)q->server[n];
     }
     check_wrong(wrong, count);
     alone found = of_ticks(took, count);

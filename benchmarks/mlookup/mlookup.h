@@ -39,6 +39,7 @@ typedef struct questions {
     char *texts;
     uint32_t *from; /* text n begins at from[n] and ends at from[n + 1] */
     uint32_t *which;
+    uint32_t *server; /* the right answer, where it is there; worked out beforehand, for that is not measured either */
     size_t count;
 } questions;
 

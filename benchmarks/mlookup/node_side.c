@@ -117,10 +117,15 @@ static void find_routes(table *t, const cyx_env *env)
     mdb_txn_abort(txn);
 }
 
+void table_change(table *t, uint64_t met, int was_there, int is_there, uint32_t server)
+{
+    if (!cyx_hot_apply(t->hot, met, was_there, is_there, &t->routes[server]))
+        die("the table is full");
+}
+
 void table_apply(table *t, const char *name, size_t len, int was_there, int is_there, uint32_t server)
 {
-    if (!cyx_hot_apply(t->hot, cyx_hot_meet(t->hot, (const uint8_t *)name, len), was_there, is_there, &t->routes[server]))
-        die("the table is full");
+    table_change(t, cyx_hot_meet(t->hot, (const uint8_t *)name, len), was_there, is_there, server);
 }
 
 static void insert(void *context, uint64_t i)

@@ -39,6 +39,8 @@ typedef struct table {
     cyx_hot_route routes[SERVERS];
 } table;
 table make_table(const char *dir, uint64_t records);
+/* One change: of what was met with cyx_hot_meet, and of a name that was not. */
+void table_change(table *t, uint64_t met, int was_there, int is_there, uint32_t server);
 void table_apply(table *t, const char *name, size_t len, int was_there, int is_there, uint32_t server);
 
 /* Of how many names there is a table and no store behind it (MLOOKUP_TABLE); 0: there is a store. */

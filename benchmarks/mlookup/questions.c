@@ -31,8 +31,9 @@ uint64_t random_below(uint64_t below)
 
 questions ask(uint64_t records, size_t count, int absent)
 {
-    questions q = {calloc(count, NAME_MAX_LEN), calloc(count + 1, sizeof *q.from), calloc(count, sizeof *q.which), count};
-    if (!q.texts || !q.from || !q.which || count > UINT32_MAX / NAME_MAX_LEN || records > UINT32_MAX)
+    questions q = {calloc(count, NAME_MAX_LEN), calloc(count + 1, sizeof *q.from), calloc(count, sizeof *q.which),
+                   calloc(count, sizeof *q.server), count};
+    if (!q.texts || !q.from || !q.which || !q.server || count > UINT32_MAX / NAME_MAX_LEN || records > UINT32_MAX)
         die("out of memory");
     for (size_t n = 0; n < count; n++)
         question_set(&q, n, random_below(records), absent);
@@ -42,6 +43,7 @@ questions ask(uint64_t records, size_t count, int absent)
 void question_set(questions *q, size_t n, uint64_t i, int absent)
 {
     q->which[n] = (uint32_t)i;
+    q->server[n] = key_server(i);
     q->from[n + 1] = q->from[n] + (uint32_t)key_name(i, absent, q->texts + q->from[n]);
 }
 

@@ -12,6 +12,7 @@
 
 #include "node.h"
 
+#define AHEAD CYX_HOT_AHEAD /* as a commit and a rebuild do it */
 #define AT_ONCE 1024u /* between two looks at the clock */
 
 typedef struct shared {
@@ -63,23 +64,45 @@ static questions each_once(uint64_t records, size_t count)
     return q;
 }
 
+/* One change that was met and waits for its line, as those of a commit do (hot_build.c). */
+typedef struct change {
+    uint64_t met;
+    uint32_t server;
+    uint8_t was_there, is_there;
+} change;
+
+static change meet_next(table *t, const questions *q, uint8_t *changed, size_t n)
+{
+    uint32_t server = key_server(q->which[n]);
+    uint64_t met = cyx_hot_meet(t->hot, (const uint8_t *)question_name(q, n), question_len(q, n));
+    changed[n] = !changed[n];
+    if (comes_and_goes(q->which[n]))
+        return (change){met, server, changed[n], !changed[n]};
+    return (change){met, changed[n] ? moved(server) : server, 1, 1};
+}
+
 /* Changes a second, for so long; what a name is now is kept between the calls. */
 static double change_for(table *t, const questions *q, uint8_t *changed, double seconds)
 {
+    change waiting[AHEAD];
     double began = now_ns(), now = began;
-    uint64_t done = 0;
-    for (size_t n = 0; (now = now_ns()) - began < seconds * 1e9;)
-        for (unsigned step = 0; step < AT_ONCE; step++, done++) {
-            uint64_t i = q->which[n];
-            uint32_t server = key_server(i);
-            changed[n] = !changed[n];
-            if (comes_and_goes(i))
-                table_apply(t, question_name(q, n), question_len(q, n), changed[n], !changed[n], server);
-            else
-                table_apply(t, question_name(q, n), question_len(q, n), 1, 1, changed[n] ? moved(server) : server);
+    uint64_t met = 0, done = 0;
+    size_t n = 0;
+    while ((now = now_ns()) - began < seconds * 1e9)
+        for (unsigned step = 0; step < AT_ONCE; step++) {
+            if (met - done == AHEAD) {
+                const change *next = &waiting[done++ % AHEAD];
+                table_change(t, next->met, next->was_there, next->is_there, next->server);
+            }
+            waiting[met++ % AHEAD] = meet_next(t, q, changed, n);
             n = n + 1 < q->count ? n + 1 : 0;
         }
-    return (double)done / (now - began) * 1e9;
+    double took = now - began;
+    for (uint64_t last = done; last < met; last++) {
+        const change *next = &waiting[last % AHEAD];
+        table_change(t, next->met, next->was_there, next->is_there, next->server);
+    }
+    return (double)done / took * 1e9;
 }
 
 updates measure_updates(const char *dir, uint64_t records, size_t names, double seconds)
