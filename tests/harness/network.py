@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-PORTS = (24, 25, 110, 143, 2003, 2004, 3905)
+PORTS = (24, 25, 110, 143, 389, 2003, 2004, 3905)
 """What the servers of the harness listen on."""
 
 

@@ -57,6 +57,7 @@ LAYERS = {
         "cyrus-murder",
     ),
     "dovecot": ("dovecot-core", "dovecot-lmtpd"),
+    "openldap": ("slapd", "ldap-utils"),
 }
 """Packages of each layer.  Cyrus, Dovecot and Perdition provide and conflict with ``imap-server``: a layer each."""
 
