@@ -65,8 +65,11 @@ PURE = (
     "cyrusext.mupdate.connection",
     "cyrusext.mupdate.following",
     "cyrusext.mupdate.healing",
+    "cyrusext.directory.ballots",
     "cyrusext.directory.modes",
     "cyrusext.directory.ownership",
+    "cyrusext.directory.register",
+    "cyrusext.directory.schema",
     "lmtp_router.protocol",
 )
 """Bytes in, events out: no socket, no clock, no thread."""
