@@ -67,12 +67,12 @@ class Slapd(Server):
             self._as_server("slapadd", "-n", "0", "-F", "slapd.d", "-l", "voter.ldif")
         self.load([self._base(), *extra])
 
-    def load(self, ldif: Iterable[str]) -> None:
+    def load(self, ldif: Iterable[str], timeout_s: float = 60.0) -> None:
         """Add entries with slapadd; the server must not run."""
         file = self.state / "load.ldif"
         with file.open("w") as out:
             out.writelines(ldif)
-        self._as_server("slapadd", "-q", *self._configuration, "-l", "load.ldif", timeout_s=280.0)
+        self._as_server("slapadd", "-q", *self._configuration, "-l", "load.ldif", timeout_s=timeout_s)
         file.unlink()
 
     def dump(self) -> str:

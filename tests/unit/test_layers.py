@@ -66,6 +66,7 @@ PURE = (
     "cyrusext.mupdate.following",
     "cyrusext.mupdate.healing",
     "cyrusext.directory.ballots",
+    "cyrusext.directory.controls",
     "cyrusext.directory.modes",
     "cyrusext.directory.ownership",
     "cyrusext.directory.register",
