@@ -184,6 +184,7 @@ class Attempt:
         self._op = op
         self._owned = owned
         self._absent = absent
+        self._ballot = Ballot(0, 0)
         self._turn = 0
         self._sent: dict[int, Request] = {}
         self._tries: dict[int, int] = {}
@@ -258,7 +259,7 @@ class Attempt:
         return []
 
     def _prepare(self) -> list[Request]:
-        ballot = self._ballots.next()
+        self._ballot = ballot = self._ballots.next()
         self._owned = None
         create, self._absent = self._absent, False
         requests = [Request(voter, 0, Step.PREPARE, ballot, create=create) for voter in self._voters]
@@ -298,7 +299,7 @@ class Attempt:
     def _promised(self) -> list[Request]:
         """A majority has promised: find what the register may hold, and decide."""
         copies = [copy for copy in self._for.values() if copy is not None]
-        ballot = copies[0].promised
+        ballot = self._ballot
         top = max(copies, key=lambda copy: copy.accepted or Ballot(0, 0))
         value = top.value
         if self._base is not None:

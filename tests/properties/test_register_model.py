@@ -234,7 +234,7 @@ class CompareAndSet(Attempt):
     def _prepare(self) -> list[Request]:
         ballot = self._ballots.next()
         self._owned = None
-        self.ballot = ballot
+        self._ballot = ballot
         requests = [Request(voter, 0, Step.LOOK, ballot) for voter in self._voters]
         return self._begin(Phase.PREPARING, requests)
 
@@ -244,7 +244,7 @@ class CompareAndSet(Attempt):
                 reply, copy = Reply.TAKEN, Copy(Ballot(0, 0))
             if copy is not None:
                 self._ballots.saw(copy.promised)
-                copy = copy._replace(promised=self.ballot)
+                copy = copy._replace(promised=self._ballot)
         return super().answered(request, reply, copy)
 
 
