@@ -17,7 +17,11 @@ import traceback
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, TextIO
 
-import structlog
+from cyrusext.runtime.imports import without
+
+with without("rich"):
+    # For its console, whose colours our lines do not have, structlog loads rich and pygments: 4 MiB of each process.
+    import structlog
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 

@@ -7,6 +7,7 @@ configuration.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -16,12 +17,26 @@ import click
 from cyrusext.cli.options import Commands
 from cyrusext.errors import CyrusExtError
 from cyrusext.runtime.config import DEFAULT_PATH, load
-from lmtp_router.cli.check_cmd import check_command
-from lmtp_router.cli.status_cmd import status_command
 from lmtp_router.daemon import run
 
+_COMMANDS = ("check", "status")
 
-@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+
+class LateCommands(Commands):
+    """Commands that are loaded when they are asked for: the router's workers would keep them in memory."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"lmtp_router.cli.{cmd_name}_cmd")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+
+@click.group(cls=LateCommands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-c", "file", type=click.Path(path_type=Path), metavar="FILE", help=f"Configuration file [default: {DEFAULT_PATH}]."
 )
@@ -32,10 +47,6 @@ def cli(ctx: click.Context, file: Path | None) -> None:
     ctx.obj = file
     if ctx.invoked_subcommand is None:
         ctx.exit(run(load(file)))
-
-
-cli.add_command(check_command)
-cli.add_command(status_command)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cyrusext.cli import cli
+from cyrusext.cli.commands import cli
 from cyrusext.cli.exit_codes import document, error_kinds
 from cyrusext.errors import CyrusExtError
 from cyrusext.model import Flag, MailboxRecord, State

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cyrusext.cli import cli
+from cyrusext.cli.commands import cli
 from tests.harness.waiting import wait_until
 
 ACL = b"alice\tlrswipkxtecdan\tanyone\tp\t"

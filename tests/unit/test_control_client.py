@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from cyrusext.cli import cli
+from cyrusext.cli.commands import cli
 from cyrusext.directory.batch import Applied, Refusal, Wanted
 from cyrusext.errors import CyrusExtError, LocalProtocolError, NodeUnavailable, StoreFull
 from cyrusext.manage.control import MAX_FRAME, ControlClient

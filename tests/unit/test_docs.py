@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cyrusext.cli import cli as cyrusext_command
+from cyrusext.cli.commands import cli as cyrusext_command
 from cyrusext.node.control import NodeControl
 from lmtp_router.cli import cli as router_command
 from lmtp_router.figures import Figures
@@ -70,9 +70,10 @@ def is_known(words: list[str]) -> bool:
     for word in words[1:]:
         if not isinstance(command, click.Group):
             return True  # an argument
-        if word not in command.commands:
+        inner = command.get_command(click.Context(command), word)
+        if inner is None:
             return False
-        command = command.commands[word]
+        command = inner
     return True
 
 
