@@ -70,6 +70,7 @@ ROUTER = [
     for name in (
         "backends",
         "body",
+        "bulk",
         "channel",
         "delivery",
         "journal",
@@ -176,6 +177,7 @@ def extensions() -> list[Extension]:
                 Extension(source.removesuffix(".pyx").replace("/", "."), [source], extra_compile_args=CFLAGS)
                 for source in (
                     "lmtp_router/_express.pyx",
+                    "lmtp_router/_intake.pyx",
                     "lmtp_router/_lines.pyx",
                     "lmtp_router/_passed.pyx",
                     "lmtp_router/protocol/_envelope.pyx",

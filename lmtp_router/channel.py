@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from cyrusext.runtime import logging
 from cyrusext.wire.sasl import Secret
+from lmtp_router.bulk import Share
 from lmtp_router.doors import Door
 from lmtp_router.journal import Journal
 from lmtp_router.protocol.identity import XCLIENT, XFORWARD, Origin, iter_known
@@ -69,6 +70,9 @@ class Reception(Protocol):
 
     @property
     def logins(self) -> LoginDesk | None: ...
+
+    @property
+    def share(self) -> Share: ...
 
     def next_id(self) -> str: ...
 

@@ -21,6 +21,7 @@ from cyrusext.runtime import logging
 from lmtp_router._express import Express
 from lmtp_router.arrivals import Arrivals
 from lmtp_router.backends import BackendPools
+from lmtp_router.bulk import Share
 from lmtp_router.doors import OPEN, Door
 from lmtp_router.journal import Journal
 from lmtp_router.link import LinkSettings
@@ -79,6 +80,7 @@ class Frontend:
         self.journal = Journal(settings.disclosure, later=self._loop.call_later)
         self.logins = _open(settings, self.journal.tally)
         self.turn = Turn(self._loop.call_soon)
+        self.share = Share()
         self.pools = BackendPools(
             LinkSettings(
                 settings.hostname,

@@ -21,6 +21,8 @@ from lmtp_router.recipient import Recipient
 from lmtp_router.settings import BackendTls, PoolLimits
 from lmtp_router.turn import Outlet, Turn
 
+MAX_UNSENT = 16 << 10
+"""Octets that the kernel does not take at once, up to which a client is read on: more would only wait here."""
 CLOSE_S = 1.0
 """How long a backend may take to say good-bye under TLS."""
 
@@ -244,7 +246,7 @@ class BackendLink:
         self._pool.links.add(self)
 
     def _use(self, transport: asyncio.Transport) -> None:
-        limit = self._pool.settings.buffer_limit
+        limit = min(self._pool.settings.buffer_limit, MAX_UNSENT)
         transport.set_write_buffer_limits(high=limit, low=limit // 4)
         self._transport = Outlet(transport, self._pool.turn)
 

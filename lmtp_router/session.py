@@ -12,6 +12,7 @@ from typing import Protocol, cast
 from cyrusext.runtime import logging
 from lmtp_router._express import Express
 from lmtp_router._passed import Taken
+from lmtp_router.bulk import Bulk
 from lmtp_router.channel import GO_AHEAD, OK, SENDER_OK, Channel, Reception
 from lmtp_router.doors import OPEN, Door
 from lmtp_router.journal import Done
@@ -119,6 +120,8 @@ class Session(Channel):
         self._heard = 0.0
         self._mail_from = b""
         self._done: list[Done] = []
+        self._bulk: Bulk | None = None
+        """There from the first message on that goes the long way; not under TLS, which has buffers of its own."""
         self._express: Express | None = None
         self._routes: list[Route] | None = None
         """Where the recipients go that are said again."""
@@ -198,6 +201,7 @@ class Session(Channel):
         if transaction is not None:
             transaction.cancel()
         self._note()
+        self._bulk_over()
         self._frontend.forget(self, transaction)
 
     # What the transaction tells.
@@ -207,6 +211,8 @@ class Session(Channel):
         if accepted:
             # From here on it is the client that is waited for.
             self._heard = self._frontend.now()
+            if self._bulk is None and not self._secure:
+                self._bulk = Bulk(self, self._frontend.share)
             self._begin_message()
             self._connection.accept_data()
             if not chunked:
@@ -243,6 +249,10 @@ class Session(Channel):
         if self._done:
             done, self._done = self._done, []
             self._frontend.journal.note(self._id, self._mail_from, done)
+
+    def _bulk_over(self) -> None:
+        if self._bulk is not None:
+            self._bulk.over()
 
     def flush(self) -> None:
         self._advance()
@@ -333,6 +343,7 @@ class Session(Channel):
         if transaction is not None and transaction.over:
             self._transaction = None
             self._note()
+            self._bulk_over()
             self._forget_forwarded()
             self._connection.replied()
         if self._frontend.draining and self._transaction is None and self._routes is None:
@@ -357,10 +368,12 @@ class Session(Channel):
         match event:
             case BodyData():
                 assert transaction is not None
-                hops = self._hops
+                hops, bulk = self._hops, self._bulk
                 if hops is not None and hops.active and hops.feed(event.chunk):
                     transaction.spoil(Verdict.LOOP)
                 transaction.feed(event.chunk)
+                if bulk is not None and self._transport is not None:
+                    bulk.came(len(event.chunk), self._transport.transport, reading=self._reading)
             case BodyEnd():
                 assert transaction is not None
                 transaction.end(event.size)
@@ -399,6 +412,7 @@ class Session(Channel):
         if transaction is not None:
             transaction.cancel()
         self._note()
+        self._bulk_over()
         if isinstance(command, Lhlo | Ehlo | Helo):
             self._helo, self._extended, self._origin = command.domain, not isinstance(command, Helo), None
             hello = self._connection.hello(command, self._settings.hostname, self._frontend.shared_extensions)

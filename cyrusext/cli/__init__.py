@@ -7,7 +7,7 @@ or finding, 2 usage, 69 unavailable, 75 temporary, 78 configuration (docs/exit-c
 
 def main() -> None:
     """Run the command line of this process and exit."""
-    # Loaded here: ``lmtp-router``, whose workers keep what it loads, has its options from this package and nothing else.
+    # Loaded here: ``lmtp-router`` has its options from this package, and its workers keep what is loaded.
     from cyrusext.cli.commands import cli
 
     cli(prog_name="cyrusext")
