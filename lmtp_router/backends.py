@@ -135,8 +135,10 @@ class BackendPool:
         """The protocol of a new connection."""
         settings, tls = self.settings, self.settings.tls
         if tls is None or self.now() < self._clear_until:
-            return ClientConnection(settings.hostname, settings.credentials)
-        return ClientConnection(settings.hostname, settings.credentials, tls.mode, external=tls.external)
+            return ClientConnection(settings.hostname, settings.credentials, xclient=settings.xclient)
+        return ClientConnection(
+            settings.hostname, settings.credentials, tls.mode, external=tls.external, xclient=settings.xclient
+        )
 
     async def _connect(self) -> None:
         link = BackendLink(self)

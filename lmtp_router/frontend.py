@@ -89,6 +89,7 @@ class Frontend:
                 settings.body_buffer,
                 settings.backend_tls,
                 settings.pool,
+                settings.backend_xclient,
             ),
             self._loop,
             self.turn,

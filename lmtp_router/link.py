@@ -39,6 +39,7 @@ class LinkSettings(NamedTuple):
     """Octets given to a connection and not taken, before the client has to wait."""
     tls: BackendTls | None = None
     pool: PoolLimits = PoolLimits()
+    xclient: bool = False
 
 
 class Keeper(Protocol):
@@ -172,7 +173,7 @@ class BackendLink:
 
     def mail(self, mail: Mail) -> None:
         if self._wants_origin and self._delivery is not None:
-            self._connection.xforward(self._delivery.origin)
+            self._connection.introduce(self._delivery.origin)
         self._connection.mail(mail)
         self._write_soon()
 

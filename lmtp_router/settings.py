@@ -75,6 +75,7 @@ class Settings(NamedTuple):
     backend_tls: BackendTls | None = None
     """None: in the clear."""
     pool: PoolLimits = PoolLimits()
+    backend_xclient: bool = False
     logins: ClientLogins | None = None
     """None: clients can not log in."""
 
@@ -119,6 +120,7 @@ def settings_of(config: Config) -> Settings:
         disclosure=Disclosure(config.log.recipients),
         tls=_tls(config),
         pool=PoolLimits(lmtp.backend_connections, lmtp.backend_waiting, lmtp.backend_idle_s, lmtp.backend_noop_s),
+        backend_xclient=lmtp.backend_xclient,
         max_hops=lmtp.max_hops,
         received=lmtp.received,
         backend_tls=_backend_tls(config),

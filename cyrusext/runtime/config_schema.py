@@ -350,6 +350,13 @@ class LmtpSection(Section, frozen=True):
         PositiveSeconds,
         Meta(description="How long an unused connection is kept: at a Cyrus backend each ties a process."),
     ] = 60.0
+    backend_xclient: Annotated[
+        bool,
+        Meta(
+            description="Tell backends that offer XCLIENT and no XFORWARD (Dovecot, from its `login_trusted_networks`)"
+            " who sends; they then take the client for their own."
+        ),
+    ] = False
     backend_noop_s: Annotated[
         Seconds,
         Meta(

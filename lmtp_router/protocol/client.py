@@ -12,7 +12,7 @@ from cyrusext.errors import LocalProtocolError, RemoteProtocolError
 from lmtp_router.protocol import codec
 from lmtp_router.protocol._tuples import record
 from lmtp_router.protocol.handshake import EXPECTED, Handshake, Step, Tls
-from lmtp_router.protocol.identity import Origin, build_xforward
+from lmtp_router.protocol.identity import Origin, build_xclient, build_xforward
 from lmtp_router.protocol.state import CLIENT, ClientInput, ClientState
 from lmtp_router.protocol.types import (
     NEED_DATA,
@@ -42,15 +42,24 @@ class ClientConnection:
         "_out",
         "_parser",
         "_replies",
+        "_told",
         "_turn",
         "_unsent",
+        "_xclient",
         "extensions",
         "state",
     )
 
     def __init__(
-        self, hostname: str, credentials: tuple[str, str] | None = None, tls: Tls = Tls.OFF, *, external: bool = False
+        self,
+        hostname: str,
+        credentials: tuple[str, str] | None = None,
+        tls: Tls = Tls.OFF,
+        *,
+        external: bool = False,
+        xclient: bool = False,
     ) -> None:
+        """`xclient`: say by XCLIENT who sends, where a backend has that and no XFORWARD."""
         self.state = ClientState.GREETING
         self.extensions: frozenset[bytes] = frozenset()
         self._handshake = Handshake(hostname, credentials, tls, external=external)
@@ -59,6 +68,9 @@ class ClientConnection:
         self._expected: deque[tuple[Sent, object]] = deque()
         self._out: list[bytes] = []
         self._turn: deque[bytes] = deque()
+        self._xclient = xclient
+        self._told = b""
+        """The XCLIENT that was said last."""
         self._unsent = 0
         """Of what is expected, the last so many commands have not been taken to be written."""
 
@@ -126,12 +138,27 @@ class ClientConnection:
     @property
     def wants_origin(self) -> bool:
         """True if the backend wants to hear who sends."""
-        return bool(self._handshake.xforward)
+        return bool(self._handshake.xforward or (self._xclient and self._handshake.xclient))
 
-    def xforward(self, origin: Origin) -> None:
+    def introduce(self, origin: Origin) -> None:
         """Tell who sends the next transaction, as far as the backend wants to know."""
+        if not self._handshake.xforward:
+            self._say_xclient(build_xclient(origin, self._handshake.xclient))
         for line in build_xforward(origin, self._handshake.xforward):
             self._send(Sent.XFORWARD, ClientInput.XFORWARD, None, line)
+
+    def _say_xclient(self, line: bytes) -> None:
+        """It holds until the next one, so what is known is not said again; the session begins anew behind it.
+
+        Dovecot keeps what it knew where it hears ``[UNAVAILABLE]``: then the connection has served.
+        """
+        if not line or line == self._told:
+            return
+        both = zip(self._told.split(), line.split(), strict=False)
+        stale = any(now.endswith(b"=[UNAVAILABLE]") and before != now for before, now in both)
+        self._send(Sent.XCLIENT, ClientInput.XFORWARD, "stale" if stale else "told" if self._told else "", line)
+        self._send(Sent.LHLO, ClientInput.XFORWARD, None, self._handshake.hello)
+        self._told = line
 
     def _follow(self, step: Step) -> None:
         if step.move is None:
@@ -150,6 +177,10 @@ class ClientConnection:
         elif sent is Sent.MESSAGE:
             if not self._expected:
                 self._move(ClientInput.REPLIED)
+        elif sent is Sent.XCLIENT:
+            if context == "stale" or (context and answer.failure):
+                # It would go on with the client of before: the wrong one is worse than none.
+                raise RemoteProtocolError("the backend can not be told of another client", fatal=True)
         elif sent is Sent.RSET:
             if answer.failure:
                 raise RemoteProtocolError(f"the backend answered RSET with {answer.code}", fatal=True)

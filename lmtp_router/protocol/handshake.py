@@ -42,7 +42,7 @@ class Handshake:
     refuse MAIL in its own words.
     """
 
-    __slots__ = ("_credentials", "_external", "_hello", "_tls", "extensions", "secure", "xforward")
+    __slots__ = ("_credentials", "_external", "_tls", "extensions", "hello", "secure", "xclient", "xforward")
 
     def __init__(
         self, hostname: str, credentials: tuple[str, str] | None = None, tls: Tls = Tls.OFF, *, external: bool = False
@@ -52,7 +52,9 @@ class Handshake:
         """TLS is there."""
         self.xforward: frozenset[bytes] = frozenset()
         """What the backend wants to hear of the client, by the names of XFORWARD."""
-        self._hello = f"LHLO {hostname}\r\n".encode("ascii")
+        self.xclient: frozenset[bytes] = frozenset()
+        """What it would take our word for by XCLIENT."""
+        self.hello = f"LHLO {hostname}\r\n".encode("ascii")
         self._credentials = credentials
         self._tls = tls
         self._external = external
@@ -61,14 +63,15 @@ class Handshake:
         """Go on with the reply that came in `state`."""
         if state is ClientState.STARTTLS and answer.code != 220 and self._tls is Tls.MAY:
             self._tls = Tls.OFF
-            return Step(ClientInput.REFUSED, self._hello)
+            return Step(ClientInput.REFUSED, self.hello)
         if answer.code != EXPECTED[state]:
             return Step(None, event=HandshakeFailed(state.value, answer))
         if state is ClientState.GREETING:
-            return Step(ClientInput.GREETED, self._hello)
+            return Step(ClientInput.GREETED, self.hello)
         if state is ClientState.LHLO:
             self.extensions, mechanisms = codec.parse_extensions(answer)
             self.xforward = codec.parse_offer(answer, b"XFORWARD")
+            self.xclient = codec.parse_offer(answer, b"XCLIENT")
             if self._tls is Tls.OFF or self.secure:
                 return self._log_in(mechanisms)
             if b"STARTTLS" in self.extensions:
@@ -83,7 +86,7 @@ class Handshake:
     def secured(self) -> Step:
         """TLS is there."""
         self.secure = True
-        return Step(ClientInput.SECURED, self._hello)
+        return Step(ClientInput.SECURED, self.hello)
 
     def _log_in(self, mechanisms: frozenset[bytes]) -> Step:
         if self._external and self.secure and b"EXTERNAL" in mechanisms:

@@ -67,6 +67,8 @@ _FIELD = {
 _PORTS = frozenset({"PORT", "DESTPORT"})
 
 XCLIENT = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
+TOLD = ("NAME", "ADDR", "PORT", "HELO", "LOGIN", "SESSION")
+"""What is said onward by XCLIENT: how the client spoke to us is not how we speak."""
 XFORWARD = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE")
 
 
@@ -129,9 +131,20 @@ _CHECKS: dict[str, Callable[[str], str | None]] = {
 }
 
 
-def build_xforward(origin: Origin, offered: frozenset[bytes]) -> list[bytes]:
-    """Return the commands that tell a backend who sends, of the attributes that it offers to hear."""
-    values = {
+def build_xclient(origin: Origin, offered: frozenset[bytes]) -> bytes:
+    """Return the command that has a backend take our client for its own, of the attributes that it offers to hear;
+    nothing, if it offers none that are known here.
+
+    SESSION is Dovecot's: under which name the session is found in its log.
+    """
+    values = _values(origin)
+    words = [b" %b=%b" % (name.encode("ascii"), _encoded(values[name])) for name in TOLD if name.encode() in offered]
+    return b"XCLIENT%b\r\n" % b"".join(words) if words else b""
+
+
+def _values(origin: Origin) -> dict[str, str]:
+    """The attributes of both commands, encoded as addresses and numbers are."""
+    return {
         "NAME": origin.name,
         "ADDR": f"IPV6:{origin.address}" if ":" in origin.address else origin.address,
         "PORT": str(origin.port or ""),
@@ -139,7 +152,14 @@ def build_xforward(origin: Origin, offered: frozenset[bytes]) -> list[bytes]:
         "HELO": origin.helo,
         "IDENT": origin.ident,
         "SOURCE": origin.source,
+        "LOGIN": origin.login,
+        "SESSION": origin.ident,
     }
+
+
+def build_xforward(origin: Origin, offered: frozenset[bytes]) -> list[bytes]:
+    """Return the commands that tell a backend who sends, of the attributes that it offers to hear."""
+    values = _values(origin)
     lines = [b"XFORWARD"]
     for name in XFORWARD:
         if name.encode("ascii") not in offered:

@@ -243,6 +243,9 @@ class Sent(enum.Enum):
     DATA = "data"
     MESSAGE = "message"
     XFORWARD = "xforward"
+    XCLIENT = "xclient"
+    LHLO = "lhlo"
+    """Again, behind XCLIENT."""
     RSET = "rset"
 
 

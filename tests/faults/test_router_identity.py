@@ -345,3 +345,61 @@ def test_the_daemon_has_doors_of_every_kind(tmp_path: Path) -> None:
             await router.stop()
 
     play(test)
+
+
+TAKES = b"250-b\r\n250-8BITMIME\r\n250-PIPELINING\r\n250 XCLIENT ADDR PORT HELO LOGIN SESSION TTL TIMEOUT\r\n"
+
+
+def introduced(backend: ScriptedBackend) -> list[bytes]:
+    return [line.partition(b" SESSION")[0] for line in backend.commands if line.startswith(b"XCLIENT")]
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_who_sends_is_said_by_xclient_once_for_each_client(pipelining: bool) -> None:
+    async def test() -> None:
+        backend = ScriptedBackend(Script(lhlo=TAKES if pipelining else TAKES.replace(b"250-PIPELINING\r\n", b"")))
+        async with RouterUnderTest({"a": backend}, settings={"backend_xclient": True, **LOCAL}) as router:
+            client = await router.client()
+            for address in (b"192.0.2.1", b"192.0.2.1", b"192.0.2.2"):
+                await client.ask(b"XFORWARD PORT=77 ADDR=" + address)
+                await client.message(BODY, U)
+            expected = [b"XCLIENT ADDR=%b PORT=77 HELO=client.example.org LOGIN=[UNAVAILABLE]" % address
+                        for address in (b"192.0.2.1", b"192.0.2.2")]  # fmt: skip
+            assert introduced(backend) == expected
+            assert backend.connections == 1
+            said = [line[:4] for line in backend.commands]
+            assert said[1:6] == [b"XCLI", b"LHLO", b"MAIL", b"RCPT", b"DATA"]
+            assert len(backend.messages) == 3
+
+    play(test)
+
+
+@pytest.mark.parametrize(("lhlo", "settings"), [(TAKES, LOCAL), (HEARS, {"backend_xclient": True, **LOCAL})])
+def test_xclient_is_not_said_unasked_nor_beside_xforward(lhlo: bytes, settings: dict[str, Any]) -> None:
+    async def test() -> None:
+        backend = ScriptedBackend(Script(lhlo=lhlo))
+        async with RouterUnderTest({"a": backend}, settings=settings) as router:
+            client = await router.client()
+            await client.message(BODY, U)
+            assert introduced(backend) == []
+
+    play(test)
+
+
+def test_a_message_does_not_go_under_the_client_of_before() -> None:
+    """A refused XCLIENT leaves the one before in force: then another connection, on which nobody was said."""
+
+    async def test() -> None:
+        backend = ScriptedBackend(Script(lhlo=TAKES))
+        async with RouterUnderTest({"a": backend}, settings={"backend_xclient": True, **LOCAL}) as router:
+            client = await router.client()
+            await client.message(BODY, U)
+            backend.script.xclient = b"501 5.5.4 no\r\n"
+            await client.message(BODY, U)
+            assert backend.connections == 1, "the same client"
+            await client.ask(b"XFORWARD ADDR=192.0.2.2")
+            await client.message(BODY, U)
+            assert backend.connections == 2
+            assert len(backend.messages) == 3
+
+    play(test)

@@ -25,18 +25,22 @@ base_dir = {state}/run
 state_dir = {state}/run
 log_path = {state}/log
 ssl = no
-lmtp_proxy = yes
-auth_cache_size = 10M
-auth_cache_ttl = 1 hour
 service lmtp {{
-  client_limit = 1000
-  process_limit = 1
-  process_min_avail = 1
   inet_listener lmtp {{
     {listen} = {address}
     port = {port}
   }}
 }}
+"""
+PROXY = """\
+lmtp_proxy = yes
+auth_cache_size = 10M
+auth_cache_ttl = 1 hour
+service lmtp {
+  client_limit = 1000
+  process_limit = 1
+  process_min_avail = 1
+}
 """
 
 PASSDB = {
@@ -46,22 +50,9 @@ PASSDB = {
 HEAD = {"2.3": "", "2.4": "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n"}
 LISTEN = {"2.3": "address", "2.4": "listen"}
 
-
 STORE = """\
-protocols = lmtp
-listen = {address}
-base_dir = {state}/run
-state_dir = {state}/run
-log_path = {state}/log
-ssl = no
 mail_save_crlf = yes
 login_trusted_networks = 127.0.0.0/8
-service lmtp {{
-  inet_listener lmtp {{
-    {listen} = {address}
-    port = {port}
-  }}
-}}
 """
 STORE_USERS = {
     "2.3": """\
@@ -102,6 +93,12 @@ class Dovecot(Server):
         super().__init__(name, address, state, root)
         self.version = package_version(root, "dovecot-core").partition(":")[2]
 
+    def write(self, special: str) -> None:
+        """Write the configuration: what both have in common, and what is `special`."""
+        branch = self.version[:3]
+        common = COMMON.format(address=self.address, state=self.state, port=LMTP_PORT, listen=LISTEN[branch])
+        (self.state / "dovecot.conf").write_text(HEAD[branch] + common + special)
+
     def command(self) -> Sequence[str | Path]:
         return ["dovecot", "-F", "-c", self.state / "dovecot.conf"]
 
@@ -117,11 +114,7 @@ class DovecotStore(Dovecot):
 
     def configure(self) -> None:
         (self.state / "users").touch()
-        branch = self.version[:3]
-        text = HEAD[branch] + STORE.format(
-            address=self.address, state=self.state, port=LMTP_PORT, listen=LISTEN[branch]
-        )
-        (self.state / "dovecot.conf").write_text(text + STORE_USERS[branch].format(users=self.state / "users"))
+        self.write(STORE + STORE_USERS[self.version[:3]].format(users=self.state / "users"))
 
     def create(self, address: str) -> None:
         """Make a user, whose name is the whole address.  Dovecot looks for new ones once a second."""
@@ -153,8 +146,4 @@ class DovecotProxy(Dovecot):
             host, _, port = place.rpartition(":")
             lines.append(f"{user}:::::::proxy=y nopassword=y host={host} port={port}\n")
         users.write_text("".join(lines))
-        branch = self.version[:3]
-        text = HEAD[branch] + COMMON.format(
-            address=self.address, state=self.state, port=LMTP_PORT, listen=LISTEN[branch]
-        )
-        (self.state / "dovecot.conf").write_text(text + PASSDB[branch].format(users=users))
+        self.write(PROXY + PASSDB[self.version[:3]].format(users=users))

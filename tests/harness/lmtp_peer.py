@@ -97,6 +97,7 @@ class Script:
     step: Callable[[str], Awaitable[None]] | None = None
     noop: bytes = b"250 2.0.0 ok\r\n"
     xforward: bytes = b"250 2.0.0 ok\r\n"
+    xclient: bytes = b"220 backend LMTP\r\n"
     flaw: str = ""
     """What is wrong with one reply, made of: ``half`` (only its first half is sent), ``twice``, ``slow`` (octet by
     octet); then ``gone`` (the connection is closed behind it) or ``silent`` (nothing more is ever said)."""
@@ -212,6 +213,8 @@ class ScriptedBackend:
                 writer.write(self.script.xforward)
                 if self.script.xforward.startswith(b"421"):
                     return
+            elif verb == b"XCLI":
+                writer.write(self.script.xclient)
             elif verb == b"STAR":
                 writer.write(self.script.starttls)
                 if self.script.starttls.startswith(b"220"):

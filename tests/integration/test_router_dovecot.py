@@ -24,6 +24,7 @@ CONFIG = {
     "lmtp": {
         "trusted": ["127.0.0.0/8"],
         "received": True,
+        "backend_xclient": True,
         "timeouts": {"connect": 2, "greeting": 5, "envelope": 5, "data": 10, "final": 30, "idle": 60},
     }
 }
@@ -133,7 +134,7 @@ def test_one_message_for_both_is_the_same_octets_at_both(group: Mixed, kind: str
     for stored in (group.of_cyrus(cyrus), group.of_dovecot(dovecot)):
         assert len(stored) == 1
         assert stored[0].endswith(text), kind
-        # Neither believes an XFORWARD of ours, which neither offers: the field says who sent.
+        # Cyrus hears of no client; the router's own field says to both who sent.
         assert b"from sender.lab (" in stored[0][: len(stored[0]) - len(text)]
 
 
@@ -153,3 +154,21 @@ def test_verdicts_of_both_are_kept_apart(group: Mixed) -> None:
             assert [reply.code for reply in result.final] == [451, 451, 250, 550]
     finally:
         group.dovecot.start()
+
+
+def test_dovecot_is_told_of_each_client_on_a_connection_that_is_kept(group: Mixed) -> None:
+    """And nobody is taken for the one before: its own field, the first, says whom it was told of."""
+    user = group.user_of_dovecot()
+    addresses = ["192.0.2.7", "[UNAVAILABLE]", "IPV6:2001:db8::7", "IPV6:2001:db8::7", "192.0.2.8"]
+    with group.lmtp() as client:
+        for number, address in enumerate(addresses):
+            assert client.command(f"XFORWARD ADDR={address} PORT=7777").code == 250
+            result = client.deliver("a@example.net", [f"{user}@example.org"], message(f"told-{number}"))
+            assert result.final[0].code == 250
+    stored = group.of_dovecot(user)
+    assert len(stored) == len(addresses)
+    for number, address in enumerate(addresses):
+        (text,) = [text for text in stored if b"Subject: told-%d" % number in text]
+        own = text.split(b"Received: ")[1]
+        told = [other for other in set(addresses) if f"([{other.removeprefix('IPV6:')}])".encode() in own]
+        assert told == ([address] if address != "[UNAVAILABLE]" else []), own

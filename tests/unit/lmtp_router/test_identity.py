@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmtp_router.protocol.codec import parse_command
-from lmtp_router.protocol.identity import XCLIENT, XFORWARD, Origin, build_xforward, iter_known, parse_attributes
+from lmtp_router.protocol.identity import (
+    XCLIENT,
+    XFORWARD,
+    Origin,
+    build_xclient,
+    build_xforward,
+    iter_known,
+    parse_attributes,
+)
 from lmtp_router.protocol.server import ServerConnection
 from lmtp_router.protocol.state import ServerState
 from lmtp_router.protocol.types import NEED_DATA, Lhlo, Refused, ServerEvent, Xclient, Xforward
@@ -142,3 +150,15 @@ def test_every_command_is_short_and_can_be_read_back(origin: Origin) -> None:
 def test_attributes_are_those_of_the_command() -> None:
     assert parse_attributes(b"LOGIN=x", XCLIENT) == {"LOGIN": "x"}
     assert parse_attributes(b"LOGIN=x", XFORWARD) is None
+
+
+def test_what_is_said_by_xclient_are_the_attributes_that_are_offered() -> None:
+    origin = Origin(address="2001:db8::1", port=25, protocol="ESMTP", helo="a b", ident="5-1", login="alice")
+    dovecot = frozenset({b"ADDR", b"PORT", b"PROTO", b"HELO", b"LOGIN", b"SESSION", b"TTL", b"TIMEOUT"})
+    assert build_xclient(origin, dovecot) == (
+        b"XCLIENT ADDR=IPV6:2001:db8::1 PORT=25 HELO=a+20b LOGIN=alice SESSION=5-1\r\n"
+    )
+    assert (
+        build_xclient(Origin(), frozenset({b"NAME", b"PORT"})) == b"XCLIENT NAME=[UNAVAILABLE] PORT=[UNAVAILABLE]\r\n"
+    )
+    assert build_xclient(origin, frozenset({b"TTL"})) == b""
