@@ -15,7 +15,7 @@ from cyrusext.runtime import logging
 
 log = logging.get()
 
-JOINED = 64 << 10
+JOINED = 16 << 10
 """Octets up to which pieces wait and are copied into one.  What is more goes out at once: a loop reads many times from
 one connection in a turn, and only what was written can say that its reader is behind and the client has to wait."""
 

@@ -372,10 +372,13 @@ class ServerConnection:
         end, octets = self._scanner.feed(buffer, at)
         if end < 0:
             self._size += len(buffer) - at
-            self._buffer, self._at = b"", 0
         else:
             self._size += end - at - len(codec.END_OF_DATA)
+        if 0 <= end < len(buffer):
             self._at = end
+        else:
+            # Not kept until more comes: it may be large.
+            self._buffer, self._at = b"", 0
         self._pass_on(octets, self._scanner.bare_newline, self._size)
         if end >= 0:
             self.state = SERVER[self.state, ServerInput.END]
@@ -407,6 +410,8 @@ class ServerConnection:
         if self._at >= len(self._buffer) and not chunks.whole:
             return
         self._at, octets = chunks.take(self._buffer, self._at)
+        if self._at >= len(self._buffer):
+            self._buffer, self._at = b"", 0
         self._pass_on(octets, chunks.bare_newline, chunks.size)
         if not chunks.whole:
             return
