@@ -8,7 +8,7 @@
 #include "mlookup.h"
 
 const char engine_name[] = "cdb";
-void (*const engine_many)(const char *const *, const size_t *, size_t, int *) = NULL;
+const own_loops engine_loops = {0};
 static struct cdb table;
 
 static int open_file(const char *dir, int flags)

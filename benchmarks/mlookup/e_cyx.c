@@ -30,34 +30,89 @@ void engine_open(const char *dir)
         die("there is no hot table");
 }
 
-/* By the number that a location has for this. */
+static int by_place[4096]; /* one more than the server; a location has a number for this */
+
 static inline int server_at(const cyx_location *at)
 {
-    static int known[4096]; /* one more than the server, by place */
-    if (!at->place || at->place >= sizeof known / sizeof known[0])
+    if (!at->place || at->place >= sizeof by_place / sizeof by_place[0])
         return server_of(at->server);
-    if (!known[at->place])
-        known[at->place] = server_of(at->server) + 1;
-    return known[at->place] - 1;
+    if (!by_place[at->place])
+        by_place[at->place] = server_of(at->server) + 1;
+    return by_place[at->place] - 1;
 }
+
+typedef int look(cyx_reader *reader, const char *name, size_t len, cyx_location *at);
+
+static look *asked(void) { return from_store ? cyx_inspect : cyx_lookup; }
 
 int engine_get(const char *name, size_t len)
 {
     cyx_location at;
-    int code = from_store ? cyx_inspect(reader, name, len, &at) : cyx_lookup(reader, name, len, &at);
+    int code = asked()(reader, name, len, &at);
     checked(code, "looking up");
     return code == CYX_OK ? server_at(&at) : -1;
 }
 
-static void get_many(const char *const *names, const size_t *lens, size_t count, int *servers_r)
+/* Each was got by engine_get before: its place is known. */
+static inline int known_at(const cyx_location *at)
 {
-    static cyx_name wanted[256];
-    static cyx_location at[256];
-    for (size_t i = 0; i < count; i++)
-        wanted[i] = (cyx_name){names[i], lens[i]};
-    checked(cyx_lookup_many(reader, wanted, count, at), "looking up");
-    for (size_t i = 0; i < count; i++)
-        servers_r[i] = at[i].state ? server_at(&at[i]) : -1;
+    return by_place[at->place % (sizeof by_place / sizeof by_place[0])] - 1;
 }
 
-void (*const engine_many)(const char *const *, const size_t *, size_t, int *) = get_many;
+static int64_t sum_one(const questions *q)
+{
+    look *look_up = asked();
+    int64_t sum = 0;
+    int bad = 0;
+    for (size_t n = 0; n < q->count; n++) {
+        cyx_location at;
+        int code = look_up(reader, question_name(q, n), question_len(q, n), &at);
+        bad |= code; /* errors are negative */
+        sum += code == CYX_OK ? known_at(&at) : -1;
+    }
+    checked(bad < 0 ? CYX_EINVAL : CYX_OK, "looking up");
+    return sum;
+}
+
+#define BATCH 256u
+
+static cyx_name *wanted;
+
+static void want(const questions *q)
+{
+    if (wanted)
+        return;
+    if (!(wanted = calloc(q->count, sizeof *wanted)))
+        die("out of memory");
+    for (size_t n = 0; n < q->count; n++)
+        wanted[n] = (cyx_name){question_name(q, n), question_len(q, n)};
+}
+
+static int64_t sum_many(const questions *q)
+{
+    static cyx_location at[BATCH];
+    int64_t sum = 0;
+    for (size_t n = 0; n < q->count; n += BATCH) {
+        size_t size = q->count - n < BATCH ? q->count - n : BATCH;
+        checked(cyx_lookup_many(reader, wanted + n, size, at), "looking up");
+        for (size_t i = 0; i < size; i++)
+            sum += at[i].state ? known_at(&at[i]) : -1;
+    }
+    return sum;
+}
+
+static uint64_t many_wrong(const questions *q)
+{
+    static cyx_location at[BATCH];
+    uint64_t wrong = 0;
+    want(q);
+    for (size_t n = 0; n < q->count; n += BATCH) {
+        size_t size = q->count - n < BATCH ? q->count - n : BATCH;
+        checked(cyx_lookup_many(reader, wanted + n, size, at), "looking up");
+        for (size_t i = 0; i < size; i++)
+            wrong += (at[i].state ? server_at(&at[i]) : -1) != (int)q->server[n + i];
+    }
+    return wrong;
+}
+
+const own_loops engine_loops = {sum_one, sum_many, many_wrong};

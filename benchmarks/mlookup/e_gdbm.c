@@ -7,7 +7,7 @@
 #include "mlookup.h"
 
 const char engine_name[] = "gdbm";
-void (*const engine_many)(const char *const *, const size_t *, size_t, int *) = NULL;
+const own_loops engine_loops = {0};
 static GDBM_FILE file;
 
 static void open_file(const char *dir, int flags)

@@ -6,7 +6,7 @@
 #include "mlookup.h"
 
 const char engine_name[] = "lmdb";
-void (*const engine_many)(const char *const *, const size_t *, size_t, int *) = NULL;
+const own_loops engine_loops = {0};
 static MDB_env *env;
 static MDB_txn *txn;
 static MDB_dbi dbi;

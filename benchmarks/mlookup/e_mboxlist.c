@@ -8,7 +8,7 @@
 #include "cyrus.h"
 
 const char engine_name[] = "mboxlist";
-void (*const engine_many)(const char *const *, const size_t *, size_t, int *) = NULL;
+const own_loops engine_loops = {0};
 
 /* The beginning of what it returns, the same from Cyrus 3.2 on. */
 struct mboxlist_entry {

@@ -5,7 +5,7 @@
 #include "mlookup.h"
 
 const char engine_name[] = "sqlite";
-void (*const engine_many)(const char *const *, const size_t *, size_t, int *) = NULL;
+const own_loops engine_loops = {0};
 static sqlite3 *db;
 static sqlite3_stmt *statement;
 

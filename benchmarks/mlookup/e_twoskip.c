@@ -11,7 +11,7 @@
 #define AT_ONCE 100000u
 
 const char engine_name[] = "twoskip";
-void (*const engine_many)(const char *const *, const size_t *, size_t, int *) = NULL;
+const own_loops engine_loops = {0};
 
 static int (*db_open)(const char *, const char *, int, struct db **);
 static int (*db_fetch)(struct db *, const char *, size_t, const char **, size_t *, struct txn **);

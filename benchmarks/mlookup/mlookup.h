@@ -28,9 +28,6 @@ void engine_build(const char *dir, uint64_t count);
 void engine_open(const char *dir);
 /* The server of a name, -1 where there is none; ends the process when it can not tell. */
 int engine_get(const char *name, size_t len);
-/* `engine_get` for many names, or NULL where the engine can not do better than one after the other. */
-extern void (*const engine_many)(const char *const *names, const size_t *lens, size_t count, int *servers_r);
-
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* questions.c: names drawn at random.  They lie one behind the other with nothing between: who asks has the name at
@@ -47,6 +44,16 @@ static inline const char *question_name(const questions *q, size_t n) { return q
 static inline size_t question_len(const questions *q, size_t n) { return q->from[n + 1] - q->from[n]; }
 /* Give number n, behind which there is nothing yet, the name `i`. */
 void question_set(questions *q, size_t n, uint64_t i, int absent);
+
+/* Loops of an engine whose look-up costs not much more than comparing its answer: `one` and `many` (in batches) look all
+ * up and return the servers' sum, an absent name being -1; `many_wrong` is how many answers `many` gets that are not
+ * right, looked at one by one.  NULL where `engine_get` is all that there is. */
+typedef struct own_loops {
+    int64_t (*one)(const questions *);
+    int64_t (*many)(const questions *);
+    uint64_t (*many_wrong)(const questions *);
+} own_loops;
+extern const own_loops engine_loops;
 
 questions ask(uint64_t records, size_t count, int absent);
 uint64_t random_below(uint64_t below);
