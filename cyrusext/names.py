@@ -127,7 +127,8 @@ def from_external(text: bytes, rules: NameRules) -> bytes:
     """Return the internal name of a mailbox given in external form (`to_external` says how it looks).
 
     Raises InvalidName for a name that Cyrus would refuse: `^` with unix_hierarchy_separator, `/` without it, an empty
-    level, INBOX (whose INBOX?), or what no record can hold.
+    level, INBOX (whose INBOX?), or what no record can hold; and for one that could not be written down again: with
+    virtual domains, an `@` in a name of the default domain.
     """
     prefix = b""
     path = text
@@ -135,6 +136,8 @@ def from_external(text: bytes, rules: NameRules) -> bytes:
         path, mark, domain = text.rpartition(b"@")
         if mark:
             prefix = _domain_prefix(domain, rules)
+            if not prefix and b"@" in path:
+                raise InvalidName("mailbox name has an `@` in front of that of its domain, which is the default one")
         else:
             path = text
     separator, foreign = (b"/", b"^") if rules.unix_hierarchy_separator else (b".", b"/")

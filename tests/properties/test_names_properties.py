@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from cyrusext.errors import InvalidName
@@ -58,6 +58,9 @@ def test_internal_to_external_and_back(name: bytes, rules: NameRules) -> None:
 
 
 @given(NAME, RULES)
+@example(b"a@b.c@", NameRules(virtdomains=True))
+@example(b"a@b.c@example.org", NameRules(virtdomains=True, default_domain="example.org"))
+@example(b"a@b.c@example.org", NameRules(virtdomains=True))
 def test_external_to_internal_and_back(text: bytes, rules: NameRules) -> None:
     try:
         internal = from_external(text, rules)
